@@ -1,0 +1,121 @@
+"""Configuration files: pydantic models that refuse unknown keys and suggest the nearest one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from atomml.errors import ConfigError
+
+__all__ = ["Config", "load_config", "parse_config", "read_yaml", "set_by_path"]
+
+
+class Config(BaseModel):
+    """Base of every configuration model: unknown keys are errors and field docstrings are the manual."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True, validate_default=True)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load_config(model: type[C], path: str | Path, overrides: Mapping[str, Any] | None = None) -> C:
+    """Read a YAML file into ``model``, after setting ``overrides`` ({"optimizer.lr": 0.01}).
+
+    Raises:
+        ConfigError: no such file, broken YAML, an unknown key, a value of the wrong kind.
+    """
+    data = read_yaml(path)
+    for key, value in (overrides or {}).items():
+        set_by_path(data, key, value)
+    return parse_config(model, data, where=str(path))
+
+
+def parse_config(model: type[C], data: Mapping[str, Any], *, where: str) -> C:
+    """Validate ``data`` as ``model``.
+
+    Raises:
+        ConfigError: every problem on its own line, with the key's path and the nearest known key.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        problems = [_describe(model, item) for item in error.errors()]
+        raise ConfigError(
+            "This configuration cannot be used:\n" + "\n".join(f"    - {p}" for p in problems),
+            where=where,
+            fix="correct the keys above; `atomml schema` prints every key with its meaning and default",
+        ) from error
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML mapping from a file.
+
+    Raises:
+        ConfigError: the file is absent, is not YAML, or is not a mapping.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read the configuration ({error.strerror}).", where=str(path)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"This is not valid YAML: {error}", where=str(path)) from error
+    if not isinstance(data, dict):
+        raise ConfigError("A configuration is a mapping of keys to values.", where=str(path))
+    return data
+
+
+def set_by_path(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``data["a"]["b"] = value`` for ``key = "a.b"``; text is read as YAML, so "1e-3" is a number."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = data.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"{key!r} cannot be set: {parent!r} is not a group of keys.")
+        data = child
+    data[last] = _scalar(value) if isinstance(value, str) else value
+
+
+def _scalar(text: str) -> Any:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _describe(model: type[BaseModel], item: Any) -> str:
+    path = ".".join(str(part) for part in item["loc"])
+    if item["type"] != "extra_forbidden":
+        return f"{path}: {item['msg']} (got {item['input']!r})"
+    known = sorted(_field_names(model, item["loc"][:-1]))
+    near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+    return f"{path}: unknown key; {hint}"
+
+
+def _field_names(model: type[BaseModel], loc: tuple[Any, ...]) -> set[str]:
+    """Names allowed at ``loc``; union members and discriminator tags are searched together."""
+    models = [model]
+    for part in loc:
+        inner = [
+            m
+            for parent in models
+            if str(part) in parent.model_fields
+            for m in _models_in(parent.model_fields[str(part)].annotation)
+        ]
+        models = inner or models
+    return {name for m in models for name in m.model_fields}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for argument in get_args(annotation) for m in _models_in(argument)]
