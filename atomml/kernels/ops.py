@@ -1,0 +1,194 @@
+"""The four-operator family as ``torch.library`` operators with derivatives of every order.
+
+`cp_conv` is what networks call. The operators ``atomml::cp_conv``, ``cp_conv_p``, ``cp_conv_q`` and
+``cp_conv_w`` are opaque to ``torch.compile`` and export (fake tensors give their shapes); their derivatives
+are each other, see `atomml.kernels.reference` for the equations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atomml.errors import AtommlError
+from atomml.graph.atom_graph import EdgeIndex
+from atomml.kernels.dispatch import choose
+from atomml.shapes import Float
+
+__all__ = ["cp_conv"]
+
+_Grads = tuple[Tensor | None, ...]
+
+
+def cp_conv(
+    p: Float[Tensor, "atoms rank channels"],
+    q: Float[Tensor, "edges rank"],
+    w: Float[Tensor, "edges groups channels"],
+    index: EdgeIndex,
+    groups: Sequence[int],
+) -> Float[Tensor, "atoms rank channels"]:
+    """Factorised convolution s_i[r,c] = Σ_{e: j→i} q_e[r] · w_e[g(r),c] · p_j[r,c].
+
+    Args:
+        p: node features in rank space, p = Aᵀx.
+        q: spherical harmonics in rank space, q = Bᵀy.
+        w: radial weights, one set per path group.
+        index: edges sorted by centre, and their transpose.
+        groups: number of ranks in each path group; they sum to the rank.
+
+    Raises:
+        AtommlError: shapes that do not fit together.
+    """
+    n_edges, rank = q.shape
+    fits = (
+        p.shape[1] == rank == sum(groups)
+        and w.shape == (n_edges, len(groups), p.shape[2])
+        and index.neighbor.shape == index.center.shape == (n_edges,)
+        and p.shape[0] == index.row_ptr.shape[0] - 1
+    )
+    if not fits:
+        raise AtommlError(
+            f"Shapes do not fit: p {tuple(p.shape)}, q {tuple(q.shape)}, w {tuple(w.shape)}, "
+            f"{index.neighbor.shape[0]} edges, {index.row_ptr.shape[0] - 1} atoms, groups {tuple(groups)}.",
+            fix="p is [atoms, rank, channels], q [edges, rank], w [edges, len(groups), channels]",
+        )
+    return _conv(p, q, w, *index, list(groups))
+
+
+@torch.library.custom_op("atomml::cp_conv", mutates_args=())
+def _conv(
+    p: Tensor,
+    q: Tensor,
+    w: Tensor,
+    neighbor: Tensor,
+    center: Tensor,
+    row_ptr: Tensor,
+    transpose: Tensor,
+    col_ptr: Tensor,
+    groups: list[int],
+) -> Tensor:
+    return choose().conv(p, q, w, neighbor, center, row_ptr.shape[0] - 1, groups)
+
+
+@torch.library.custom_op("atomml::cp_conv_p", mutates_args=())
+def _conv_p(
+    s: Tensor,
+    q: Tensor,
+    w: Tensor,
+    neighbor: Tensor,
+    center: Tensor,
+    row_ptr: Tensor,
+    transpose: Tensor,
+    col_ptr: Tensor,
+    groups: list[int],
+) -> Tensor:
+    return choose().conv_p(s, q, w, neighbor, center, col_ptr.shape[0] - 1, groups)
+
+
+@torch.library.custom_op("atomml::cp_conv_q", mutates_args=())
+def _conv_q(
+    p: Tensor,
+    s: Tensor,
+    w: Tensor,
+    neighbor: Tensor,
+    center: Tensor,
+    row_ptr: Tensor,
+    transpose: Tensor,
+    col_ptr: Tensor,
+    groups: list[int],
+) -> Tensor:
+    return choose().conv_q(p, s, w, neighbor, center, groups)
+
+
+@torch.library.custom_op("atomml::cp_conv_w", mutates_args=())
+def _conv_w(
+    p: Tensor,
+    q: Tensor,
+    s: Tensor,
+    neighbor: Tensor,
+    center: Tensor,
+    row_ptr: Tensor,
+    transpose: Tensor,
+    col_ptr: Tensor,
+    groups: list[int],
+) -> Tensor:
+    return choose().conv_w(p, q, s, neighbor, center, groups)
+
+
+@_conv.register_fake
+def _(p, q, w, neighbor, center, row_ptr, transpose, col_ptr, groups):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    return p.new_empty((row_ptr.shape[0] - 1, p.shape[1], p.shape[2]))
+
+
+@_conv_p.register_fake
+def _(s, q, w, neighbor, center, row_ptr, transpose, col_ptr, groups):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    return s.new_empty((col_ptr.shape[0] - 1, s.shape[1], s.shape[2]))
+
+
+@_conv_q.register_fake
+def _(p, s, w, neighbor, center, row_ptr, transpose, col_ptr, groups):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    return p.new_empty((neighbor.shape[0], p.shape[1]))
+
+
+@_conv_w.register_fake
+def _(p, q, s, neighbor, center, row_ptr, transpose, col_ptr, groups):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    return p.new_empty((neighbor.shape[0], len(groups), p.shape[2]))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, groups = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.groups = groups
+
+
+def _backward_of_conv(ctx: Any, s: Tensor) -> _Grads:
+    p, q, w, *index = ctx.saved_tensors
+    need = ctx.needs_input_grad
+    return (
+        _conv_p(s, q, w, *index, ctx.groups) if need[0] else None,
+        _conv_q(p, s, w, *index, ctx.groups) if need[1] else None,
+        _conv_w(p, q, s, *index, ctx.groups) if need[2] else None,
+        *[None] * 6,
+    )
+
+
+def _backward_of_conv_p(ctx: Any, p: Tensor) -> _Grads:
+    s, q, w, *index = ctx.saved_tensors
+    need = ctx.needs_input_grad
+    return (
+        _conv(p, q, w, *index, ctx.groups) if need[0] else None,
+        _conv_q(p, s, w, *index, ctx.groups) if need[1] else None,
+        _conv_w(p, q, s, *index, ctx.groups) if need[2] else None,
+        *[None] * 6,
+    )
+
+
+def _backward_of_conv_q(ctx: Any, q: Tensor) -> _Grads:
+    p, s, w, *index = ctx.saved_tensors
+    need = ctx.needs_input_grad
+    return (
+        _conv_p(s, q, w, *index, ctx.groups) if need[0] else None,
+        _conv(p, q, w, *index, ctx.groups) if need[1] else None,
+        _conv_w(p, q, s, *index, ctx.groups) if need[2] else None,
+        *[None] * 6,
+    )
+
+
+def _backward_of_conv_w(ctx: Any, w: Tensor) -> _Grads:
+    p, q, s, *index = ctx.saved_tensors
+    need = ctx.needs_input_grad
+    return (
+        _conv_p(s, q, w, *index, ctx.groups) if need[0] else None,
+        _conv_q(p, s, w, *index, ctx.groups) if need[1] else None,
+        _conv(p, q, w, *index, ctx.groups) if need[2] else None,
+        *[None] * 6,
+    )
+
+
+_conv.register_autograd(_backward_of_conv, setup_context=_save)
+_conv_p.register_autograd(_backward_of_conv_p, setup_context=_save)
+_conv_q.register_autograd(_backward_of_conv_q, setup_context=_save)
+_conv_w.register_autograd(_backward_of_conv_w, setup_context=_save)
