@@ -1,0 +1,273 @@
+"""Model files: one safetensors file with weights, coupling factors, reference energies and a JSON header.
+
+Reading a header needs neither torch nor the tensors. Nothing in a model file is ever executed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from atomml._version import __version__
+from atomml.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from atomml.kernels.cp_factors import CPFactors
+    from atomml.potentials.potential import Potential
+
+__all__ = ["FORMAT_VERSION", "bundled_models", "load_model", "read_header", "save_model"]
+
+FORMAT = "atomml-model"
+FORMAT_VERSION = 1
+KEY = "atomml"
+UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å³ (ASE sign, Voigt order)"}
+
+Tensors = dict[str, Any]
+Upgrade = Callable[[dict[str, Any], Tensors], tuple[dict[str, Any], Tensors]]
+UPGRADES: dict[int, Upgrade] = {}
+"""Functions that bring the header and the tensors of version n to version n + 1."""
+
+
+def save_model(
+    potential: Potential,
+    path: str | Path,
+    *,
+    training: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    licence: str = "not stated",
+) -> Path:
+    """Write ``potential`` to ``path``; a file already there is replaced only when the new one is complete.
+
+    Args:
+        potential: what to save.
+        path: a name ending in ``.safetensors``.
+        training: resolved training configuration.
+        data: fingerprint and description of the training data.
+        metrics: errors measured at the end of training.
+        licence: terms under which the model may be used.
+
+    Raises:
+        ModelFileError: the file cannot be written (no space, no permission).
+    """
+    from safetensors.torch import save
+
+    tensors = {f"weights.{k}": v.detach().cpu().contiguous() for k, v in potential.state_dict().items()}
+    tensors |= _tensors_of_factors(potential.factors)
+    header = _header(potential) | {
+        "training": dict(training or {}),
+        "data": dict(data or {}),
+        "metrics": dict(metrics or {}),
+        "licence": licence,
+    }
+    write_atomically(Path(path), save(tensors, {KEY: json.dumps(header)}))
+    return Path(path)
+
+
+def load_model(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: Literal["float32", "float64"] | None = None,
+) -> Potential:
+    """Load a potential from a model file, or a bundled one by its name ("demo").
+
+    Args:
+        path: a file, or the name of a model in the package.
+        device: where to put the weights.
+        dtype: precision; that of the file by default.
+
+    Raises:
+        ModelFileError: no such file, not a model file, truncated, of a newer version, or inconsistent.
+    """
+    import torch
+    from pydantic import TypeAdapter
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from atomml.potentials.build import build_potential
+    from atomml.potentials.config import ModelConfig
+
+    path = _resolve(path)
+    header = read_header(path)
+    try:
+        header, tensors = _upgrade(header, load_file(path), path)
+        potential = build_potential(
+            TypeAdapter(ModelConfig).validate_python(header["config"]),
+            elements=header["elements"],
+            e0={int(z): e for z, e in header["e0"].items()},
+            average_neighbors=header["average_neighbors"],
+            scale=header["scale"],
+            seed=0,
+            factors=_factors_of_tensors(header["factors"], tensors),
+        )
+        potential = potential.to(dtype=getattr(torch, dtype or header["dtype"]))
+        potential.load_state_dict(
+            {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
+        )
+    except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise ModelFileError(
+            f"The model file is inconsistent: {error}", where=str(path), fix="get a fresh copy of the file"
+        ) from error
+    potential.metadata = header
+    return potential.to(device).eval()
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The JSON header of a model file: configuration, elements, units, data fingerprint, metrics.
+
+    Raises:
+        ModelFileError: no such file, not a model file of ours, or truncated.
+    """
+    path = _resolve(path)
+    foreign = {
+        "where": str(path),
+        "fix": "atomml reads its own .safetensors files; `atomml train` writes them",
+    }
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(size - 8, 100_000_000):
+            raise ModelFileError("This is not a model file, or it is truncated.", **foreign)
+        try:
+            table = json.loads(file.read(length))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ModelFileError("This is not a model file.", **foreign) from error
+    text = table.get("__metadata__", {}).get(KEY) if isinstance(table, dict) else None
+    if text is None:
+        raise ModelFileError("A safetensors file, but not one of atomml.", **foreign)
+    end = max((t["data_offsets"][1] for k, t in table.items() if k != "__metadata__"), default=0)
+    if size != 8 + length + end:
+        raise ModelFileError(
+            f"The model file is truncated: {size} of {8 + length + end} bytes.",
+            where=str(path),
+            fix="copy or download it again",
+        )
+    header: dict[str, Any] = json.loads(text)
+    if header.get("format") != FORMAT or not isinstance(header.get("format_version"), int):
+        raise ModelFileError("The header is not that of a model.", **foreign)
+    return header
+
+
+def bundled_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(p.stem for p in _assets().glob("*.safetensors"))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that at any moment either the old or the new content is complete on disk.
+
+    Raises:
+        ModelFileError: it cannot be written; what was there before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ModelFileError(
+            f"Cannot write the file ({error.strerror}); what was there before is unchanged.",
+            where=str(path),
+            fix="free some space or choose another folder",
+        ) from error
+
+
+def _header(potential: Potential) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "atomml": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: metadata.version(name) for name in ("torch", "e3nn")},
+        "config": potential.config.model_dump(mode="json"),
+        "elements": list(potential.elements),
+        "e0": {str(z): e for z, e in potential.e0.items()},
+        "units": UNITS,
+        "scale": potential.scale,
+        "average_neighbors": potential.average_neighbors,
+        "dtype": str(potential.dtype).removeprefix("torch."),
+        "parameters": sum(p.numel() for p in potential.parameters()),
+        "conservative": potential.conservative,
+        "factors": {
+            role: {
+                "lmax": f.lmax,
+                "kind": f.kind,
+                "rank": f.rank,
+                "error": f.error,
+                "groups": list(f.groups),
+            }
+            for role, f in potential.factors.items()
+        },
+    }
+
+
+def _tensors_of_factors(factors: Mapping[str, CPFactors]) -> Tensors:
+    import torch
+
+    return {
+        f"factors.{role}.{name}": torch.tensor(getattr(f, name))
+        for role, f in factors.items()
+        for name in ("a", "b", "d")
+    }
+
+
+def _factors_of_tensors(table: Mapping[str, Any], tensors: Tensors) -> dict[str, CPFactors]:
+    from atomml.kernels.cp_factors import CPFactors
+
+    return {
+        role: CPFactors(
+            lmax=entry["lmax"],
+            kind=entry["kind"],
+            rank=entry["rank"],
+            error=entry["error"],
+            groups=tuple(entry["groups"]),
+            **{name: np.asarray(tensors[f"factors.{role}.{name}"]) for name in ("a", "b", "d")},
+        )
+        for role, entry in table.items()
+    }
+
+
+def _upgrade(header: dict[str, Any], tensors: Tensors, path: Path) -> tuple[dict[str, Any], Tensors]:
+    version = header["format_version"]
+    if version > FORMAT_VERSION:
+        raise ModelFileError(
+            f"The file has format version {version}; this atomml reads up to {FORMAT_VERSION}.",
+            where=str(path),
+            fix="update atomml",
+        )
+    for step in range(version, FORMAT_VERSION):
+        header, tensors = UPGRADES[step](header, tensors)
+    return header, tensors
+
+
+def _assets() -> Path:
+    return Path(__file__).parent.parent / "assets"
+
+
+def _resolve(path: str | Path) -> Path:
+    """A file as given, or the bundled model of that name."""
+    given = Path(path)
+    bundled = _assets() / f"{path}.safetensors"
+    if given.is_file():
+        return given
+    if bundled.is_file():
+        return bundled
+    raise ModelFileError(
+        "There is no such model file.",
+        where=str(path),
+        fix=f"give a file, or one of the bundled models: {', '.join(bundled_models()) or 'none installed'}",
+    )
