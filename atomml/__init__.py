@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from atomml.potentials.model_file import load_model as load
     from atomml.potentials.prediction import Prediction as Prediction
     from atomml.simulate.calculator import Calculator as Calculator
-    from atomml.training.loop import train as train
+    from atomml.training.run import train as train
 
 _HOMES = {
     "AtomGraph": ("graph.atom_graph", "AtomGraph"),
     "Calculator": ("simulate.calculator", "Calculator"),
     "Prediction": ("potentials.prediction", "Prediction"),
     "load": ("potentials.model_file", "load_model"),
-    "train": ("training.loop", "train"),
+    "train": ("training.run", "train"),
 }
 
 __all__ = ["AtomGraph", "Calculator", "Prediction", "__version__", "load", "train"]

@@ -1,0 +1,61 @@
+"""From rows of a data set to batches of graphs on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torch_geometric.data import Batch, Data
+
+__all__ = ["greedy_batches", "stream_batches"]
+
+
+def greedy_batches(
+    graphs: Iterable[Data],
+    *,
+    batch_size: int | None = None,
+    max_atoms: int | None = None,
+    max_edges: int | None = None,
+) -> Iterator[list[Data]]:
+    """Group graphs in order, as many as the limits allow; a graph over a limit is a batch of its own."""
+    group: list[Data] = []
+    atoms = edges = 0
+    for graph in graphs:
+        n, m = graph.pos.shape[0], graph.edge_index.shape[1]
+        full = (
+            (batch_size is not None and len(group) + 1 > batch_size)
+            or (max_atoms is not None and atoms + n > max_atoms)
+            or (max_edges is not None and edges + m > max_edges)
+        )
+        if group and full:
+            yield group
+            group, atoms, edges = [], 0, 0
+        group.append(graph)
+        atoms, edges = atoms + n, edges + m
+    if group:
+        yield group
+
+
+def stream_batches(
+    dataset: Dataset[Data], steps: Sequence[Sequence[int]], *, workers: int, device: torch.device
+) -> Iterator[Data | None]:
+    """The batch of each step, on ``device``; None for a step without rows.
+
+    With ``workers`` > 0 the graphs are built in other processes and handed over in pinned memory for a GPU.
+    """
+    if workers == 0:
+        for rows in steps:
+            yield Batch.from_data_list([dataset[i] for i in rows]).to(device) if len(rows) else None
+        return
+    loader: DataLoader[Data] = DataLoader(
+        dataset,
+        batch_sampler=[list(rows) for rows in steps if len(rows)],
+        collate_fn=Batch.from_data_list,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # the loader must not draw from the generator of the model
+    )
+    loaded = iter(loader)
+    for rows in steps:
+        yield next(loaded).to(device, non_blocking=True) if len(rows) else None

@@ -1,0 +1,227 @@
+"""The configuration of a training: one YAML file, every key with its meaning and default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from atomml.config import Config
+from atomml.potentials.config import ModelConfig
+
+__all__ = [
+    "BatchConfig",
+    "DataConfig",
+    "FinetuneConfig",
+    "LossConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "ScheduleConfig",
+    "TrainConfig",
+    "resolve_path",
+]
+
+Paths = str | list[str]
+Part = Paths | PositiveInt | PositiveFloat
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class DataConfig(Config):
+    """Where structures and labels come from and how they are divided."""
+
+    train: Paths
+    """File or files of training structures: a native data folder or anything ASE reads."""
+    valid: Part | None = 0.1
+    """File or files; or a fraction (below 1) or a number of structures taken from the training files."""
+    test: Part | None = None
+    """Like ``valid``; evaluated once, at the end."""
+    group: str | None = None
+    """Per-frame tag (``traj``, ``mol_id``) that must not be shared by two parts of a split by fraction."""
+    test_where: str | None = None
+    """Condition on per-frame tags, ``T >= 1000``: frames of the training files that meet it are the test set.
+    Joined by ``and``; operators ==, !=, <, <=, >, >=."""
+    split_seed: int = 0
+    """Seed of the division; the rows are saved in ``split.json``."""
+    references: dict[str, float] | str = "least_squares"
+    """Energy of each element alone: ``isolated`` (one-atom frames of the training files), ``least_squares``
+    on the training energies, ``none``, a table {symbol: eV}, or the path of a file of isolated atoms."""
+    energy_key: str | None = None
+    """Name of the energy in the files; found by itself when not given. Likewise the next two."""
+    forces_key: str | None = None
+    """Name of the forces array."""
+    stress_key: str | None = None
+    """Name of the stress (ASE sign, eV/Å³)."""
+    cache: bool = True
+    """Keep graphs in memory after their first use."""
+    workers: NonNegativeInt = 0
+    """Processes that build batches; 0 builds them in the training process."""
+
+    @model_validator(mode="after")
+    def _one_test_set(self) -> DataConfig:
+        if self.test is not None and self.test_where is not None:
+            raise ValueError("give either test or test_where, not both")
+        return self
+
+
+class LossConfig(Config):
+    """L = Σ_t weight_t · mean ρ(prediction − label) over t = energy per atom, force components, stress."""
+
+    kind: Literal["mse", "huber", "l1"] = "huber"
+    """ρ(x) = x², the Huber function (x²/2 below δ, δ(|x| − δ/2) above), or |x|."""
+    energy: NonNegativeFloat = 1.0
+    """Weight of the energy per atom (eV/atom); 0 leaves it out."""
+    forces: NonNegativeFloat = 1.0
+    """Weight of the force components (eV/Å); 0 leaves them out."""
+    stress: NonNegativeFloat = 0.0
+    """Weight of the nine stress components (eV/Å³); 0 leaves them out."""
+    delta_energy: PositiveFloat = 0.01
+    """Huber δ of the energy per atom, eV/atom."""
+    delta_forces: PositiveFloat = 0.1
+    """Huber δ of a force component, eV/Å."""
+    delta_stress: PositiveFloat = 0.01
+    """Huber δ of a stress component, eV/Å³."""
+
+    @model_validator(mode="after")
+    def _some_term(self) -> LossConfig:
+        if self.energy == self.forces == self.stress == 0:
+            raise ValueError("one of energy, forces and stress needs a positive weight")
+        return self
+
+
+class OptimizerConfig(Config):
+    """Adam or AdamW."""
+
+    kind: Literal["adam", "adamw"] = "adamw"
+    """``adamw`` decouples the weight decay from the gradient."""
+    lr: PositiveFloat = 2e-3
+    """Highest learning rate."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Applied to matrices only, never to biases or other one-dimensional parameters."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Decay of the first and second moments."""
+    eps: PositiveFloat = 1e-8
+    """Term that keeps the division by the second moment finite."""
+    amsgrad: bool = True
+    """Use the largest second moment seen so far."""
+
+
+class ScheduleConfig(Config):
+    """Learning rate as a factor of ``optimizer.lr``: a linear warm-up, then constant, cosine or plateau."""
+
+    kind: Literal["cosine", "plateau", "constant"] = "cosine"
+    """``cosine`` falls to ``min_factor`` over ``epochs`` or ``max_steps``, whichever ends first; ``plateau``
+    multiplies by ``factor`` when the validation loss has not improved for ``patience`` epochs."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps of linear warm-up."""
+    warmup_epochs: NonNegativeFloat = 0.0
+    """The same in epochs (of the first epoch's length); the two are added."""
+    min_factor: Fraction = 0.01
+    """Lowest factor."""
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Plateau: factor of each reduction."""
+    patience: PositiveInt = 10
+    """Plateau: epochs without improvement before a reduction."""
+
+
+class BatchConfig(Config):
+    """Size of a batch on each process; every limit that is given holds."""
+
+    batch_size: PositiveInt | None = None
+    """Structures."""
+    max_atoms: PositiveInt | None = None
+    """Atoms."""
+    max_edges: PositiveInt | None = None
+    """Edges (ordered neighbour pairs): what memory is proportional to."""
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> BatchConfig:
+        if self.batch_size is None and self.max_atoms is None and self.max_edges is None:
+            raise ValueError("give at least one of batch_size, max_atoms, max_edges")
+        return self
+
+
+class RunConfig(Config):
+    """What a training and a finetuning have in common."""
+
+    run_dir: str
+    """Folder for all results; it must be empty or absent unless ``--resume`` or ``--overwrite`` is given."""
+    data: DataConfig
+    """Structures and labels."""
+    loss: LossConfig = LossConfig()
+    """Terms of the loss and their weights."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimiser."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Learning-rate schedule."""
+    batch: BatchConfig = BatchConfig(batch_size=8)
+    """Batch limits."""
+    epochs: PositiveInt | None = None
+    """Passes over the training set. At least one of epochs, max_steps and max_minutes is needed."""
+    max_steps: PositiveInt | None = None
+    """Optimiser steps."""
+    max_minutes: PositiveFloat | None = None
+    """Wall time of the training loop, resumed time included; it then ends with the usual final evaluation."""
+    ema: Fraction = 0.999
+    """Decay of the moving average of the weights, which is what is validated and kept; 0 turns it off."""
+    clip_norm: PositiveFloat | None = 10.0
+    """Largest norm of the gradient; null for no clipping."""
+    early_stop: PositiveInt | None = None
+    """Stop after this many epochs without a lower validation loss."""
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Precision of the network; energies are always float64. ``bfloat16``: autocast over float32 weights."""
+    device: str = "auto"
+    """``auto`` (CUDA when there is one), ``cpu``, ``cuda`` or ``cuda:1``."""
+    seed: int = 0
+    """Seed of the initial weights and of the order of the batches."""
+    threads: PositiveInt | None = None
+    """Threads of torch during the training; the former number is restored afterwards."""
+    checkpoint_minutes: PositiveFloat | None = 10.0
+    """Minutes between checkpoints inside an epoch."""
+    checkpoint_steps: PositiveInt | None = None
+    """Steps between checkpoints inside an epoch. There is always one after each epoch's validation."""
+    log_every: PositiveInt = 50
+    """Steps between lines of ``log.jsonl`` inside an epoch."""
+
+    @model_validator(mode="after")
+    def _limits(self) -> RunConfig:
+        if self.epochs is None and self.max_steps is None:
+            if self.max_minutes is None:
+                raise ValueError("give at least one of epochs, max_steps, max_minutes")
+            if self.schedule.kind == "cosine":
+                raise ValueError("a cosine schedule needs epochs or max_steps to know its end")
+        if self.data.valid is None and (self.early_stop is not None or self.schedule.kind == "plateau"):
+            raise ValueError("early_stop and the plateau schedule need data.valid")
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value, as written to ``config.yaml``."""
+        return self.model_dump(mode="json")
+
+
+class TrainConfig(RunConfig):
+    """Everything that decides the result of a training."""
+
+    model: ModelConfig
+    """The potential."""
+
+
+class FinetuneConfig(RunConfig):
+    """A training that starts from the weights of a model file."""
+
+    optimizer: OptimizerConfig = OptimizerConfig(lr=2e-4)
+    """Optimiser, with a lower default rate than a training from scratch."""
+    freeze: list[str] = []
+    """Patterns (``embedding.*``, ``layers.0.*``) of parameters that are not trained."""
+    e0: Literal["keep", "refit", "new"] = "refit"
+    """Reference energies: ``keep`` those of the model; ``refit``: add to them the least-squares correction
+    per element of label − prediction on the new training set; ``new``: take ``data.references``."""
+
+
+def resolve_path(path: str, base: Path | None) -> Path:
+    """``path`` as it is if it exists, else relative to ``base`` (the folder of the configuration file)."""
+    direct = Path(path).expanduser()
+    if base is None or direct.is_absolute() or direct.exists():
+        return direct
+    beside = base / direct
+    return beside if beside.exists() else direct

@@ -1,0 +1,275 @@
+"""Errors of a potential on labelled structures: in all, by element, by tag, and frame by frame."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+
+from atomml.datasets import FrameStore
+from atomml.errors import DataError
+from atomml.shapes import Float64, Int64, Tensor, ndarray
+from atomml.training.batches import greedy_batches
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+__all__ = ["Evaluable", "Evaluation", "by_element", "by_tag", "evaluate", "summary", "write_arrays"]
+
+FRAME_COLUMNS = (
+    "row",
+    "id",
+    "n_atoms",
+    "energy_label_eV",
+    "energy_eV",
+    "energy_error_eV_per_atom",
+    "forces_rmse_eV_per_A",
+    "forces_max_error_eV_per_A",
+    "stress_rmse_eV_per_A3",
+)
+MOST_GROUPS = 60  # a tag with more values than this is a name, not a class
+
+
+class Evaluable(Protocol):
+    """What `evaluate` needs of a potential."""
+
+    @property
+    def cutoff(self) -> float:
+        """Radius of the neighbour graph in Å."""
+        ...
+
+    @property
+    def conservative(self) -> bool:
+        """Whether there is a stress."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def __call__(
+        self, graph: Data, *, forces: bool = True, stress: bool = False, create_graph: bool = False
+    ) -> dict[str, Tensor]:
+        """Energy [B], forces [N, 3], stress [B, 3, 3] of a batch; see `atomml.potentials.Potential`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Predictions beside labels, and the errors.
+
+    Attributes:
+        metrics: ``energy``, ``energy_per_atom``, ``forces``, ``stress`` + ``_mae``, ``_rmse``
+            (eV, eV/atom, eV/Å by component, eV/Å³ by component), for quantities that have labels.
+        counts: frames, atoms, and how many labels of each kind were compared.
+        elements: force errors by chemical symbol.
+        tags: for each tag, the metrics by its value.
+        rows: row of each frame in the store.
+        ids: name of each frame.
+        n_atoms, numbers: atoms per frame, atomic numbers of all atoms.
+        energy, forces, stress: predictions; ``*_label``: labels, NaN where there is none.
+    """
+
+    metrics: dict[str, float]
+    counts: dict[str, int]
+    elements: dict[str, dict[str, float]]
+    tags: dict[str, dict[str, dict[str, float]]]
+    rows: Int64[ndarray, " frames"]
+    ids: list[str]
+    n_atoms: Int64[ndarray, " frames"]
+    numbers: Int64[ndarray, " atoms"]
+    energy: Float64[ndarray, " frames"]
+    energy_label: Float64[ndarray, " frames"]
+    forces: Float64[ndarray, "atoms 3"]
+    forces_label: Float64[ndarray, "atoms 3"]
+    stress: Float64[ndarray, "frames 3 3"]
+    stress_label: Float64[ndarray, "frames 3 3"]
+
+
+def evaluate(
+    potential: Evaluable,
+    store: FrameStore,
+    rows: Sequence[int] | ndarray | None = None,
+    *,
+    max_atoms: int = 2000,
+    max_edges: int | None = 200_000,
+    on_batch: Callable[[int], Any] | None = None,
+) -> Evaluation:
+    """Compare a potential with the labels of a store.
+
+    Args:
+        potential: anything that maps a graph to energy, forces and stress.
+        store: labelled frames.
+        rows: which frames; all by default.
+        max_atoms: atoms in one batch (at least one frame).
+        max_edges: edges in one batch.
+        on_batch: called with the number of frames done, for a progress bar.
+
+    Raises:
+        DataError: no frames, or none with any label.
+        UnsupportedError: an element the potential does not know.
+    """
+    index = np.arange(len(store)) if rows is None else np.asarray(rows, dtype=np.int64)
+    part = store if rows is None else store.subset(index)
+    labels = part.label_counts()
+    if len(part) == 0 or not any(labels.values()):
+        raise DataError(
+            f"There is nothing to compare with: {len(part)} frames, no energy, forces or stress.",
+            where=str(store.info.get("source", "data")),
+            fix="check the label keys (`atomml data report` lists what a file has)",
+        )
+    want_stress = labels["stress"] > 0 and bool(potential.conservative)
+    energy, forces, stress = _predict(potential, part, want_stress, max_atoms, max_edges, on_batch)
+    stress_label = np.array(part.stress)
+    lattice = part.pbc.all(axis=1) & (np.linalg.det(part.cell) != 0)
+    stress_label[~lattice if want_stress else slice(None)] = np.nan  # no stress is predicted there
+    arrays = {
+        "n_atoms": np.array(part.n_atoms),
+        "numbers": np.asarray(part.numbers).astype(np.int64),
+        "energy": energy,
+        "energy_label": np.array(part.energy),
+        "forces": forces,
+        "forces_label": np.array(part.forces),
+        "stress": stress,
+        "stress_label": stress_label,
+    }
+    metrics, counts = summary(arrays, np.ones(len(part), dtype=bool))
+    return Evaluation(
+        metrics=metrics,
+        counts=counts,
+        elements=by_element(arrays),
+        tags=by_tag(arrays, part.tags),
+        rows=index.astype(np.int64),
+        ids=[str(name) for name in part.ids],
+        **arrays,
+    )
+
+
+def _predict(
+    potential: Evaluable,
+    part: FrameStore,
+    stress: bool,
+    max_atoms: int,
+    max_edges: int | None,
+    on_batch: Callable[[int], Any] | None,
+) -> tuple[ndarray, ndarray, ndarray]:
+    """Predictions for every frame of ``part``, in order."""
+    from torch_geometric.data import Batch
+
+    energies, all_forces, stresses, done = [], [], [], 0
+    cutoff = float(potential.cutoff)
+
+    def graphs() -> Iterator[Any]:
+        for i in range(len(part)):
+            yield part.graph(i, cutoff)
+
+    for group in greedy_batches(graphs(), max_atoms=max_atoms, max_edges=max_edges):
+        batch = Batch.from_data_list(group).to(potential.device)
+        with torch.no_grad():
+            out = potential(batch, forces=True, stress=stress, create_graph=False)
+        energies.append(out["energy"].double().cpu().numpy())
+        all_forces.append(out["forces"].double().cpu().numpy())
+        nothing = np.full((len(group), 3, 3), np.nan)
+        stresses.append(out["stress"].double().cpu().numpy() if stress else nothing)
+        done += len(group)
+        if on_batch is not None:
+            on_batch(done)
+    return np.concatenate(energies), np.concatenate(all_forces), np.concatenate(stresses)
+
+
+def summary(arrays: dict[str, ndarray], frames: ndarray) -> tuple[dict[str, float], dict[str, int]]:
+    """Metrics and label counts of the frames where the mask ``frames`` [n] is true."""
+    atoms = np.repeat(frames, arrays["n_atoms"])
+    n = arrays["n_atoms"][frames]
+    energy = (arrays["energy"] - arrays["energy_label"])[frames]
+    errors = {
+        "energy": energy,
+        "energy_per_atom": energy / n,
+        "forces": (arrays["forces"] - arrays["forces_label"])[atoms],
+        "stress": (arrays["stress"] - arrays["stress_label"])[frames],
+    }
+    labels = {
+        "energy": arrays["energy_label"][frames],
+        "energy_per_atom": arrays["energy_label"][frames],
+        "forces": arrays["forces_label"][atoms],
+        "stress": arrays["stress_label"][frames],
+    }
+    metrics, counts = {}, {"frames": int(frames.sum()), "atoms": int(n.sum())}
+    for name, error in errors.items():
+        known = error[np.isfinite(labels[name])]  # a NaN prediction of a known label shows as NaN
+        if name != "energy_per_atom":
+            counts[name] = int(known.size)
+        if known.size:
+            metrics[f"{name}_mae"] = float(np.abs(known).mean())
+            metrics[f"{name}_rmse"] = float(np.sqrt((known**2).mean()))
+    return metrics, counts
+
+
+def by_element(arrays: dict[str, ndarray]) -> dict[str, dict[str, float]]:
+    """Number of atoms with force labels, MAE and RMSE of the force components for each element."""
+    error = arrays["forces"] - arrays["forces_label"]
+    known = np.isfinite(arrays["forces_label"]).all(axis=1)
+    out = {}
+    for z in np.unique(arrays["numbers"]):
+        mine = error[known & (arrays["numbers"] == z)]
+        if len(mine):
+            out[chemical_symbols[int(z)]] = {
+                "atoms": len(mine),
+                "forces_mae": float(np.abs(mine).mean()),
+                "forces_rmse": float(np.sqrt((mine**2).mean())),
+            }
+    return out
+
+
+def by_tag(arrays: dict[str, ndarray], tags: dict[str, ndarray]) -> dict[str, dict[str, dict[str, float]]]:
+    """Metrics for each value of each per-frame tag that has between 2 and 60 different values."""
+    out: dict[str, dict[str, dict[str, float]]] = {}
+    for name, column in tags.items():
+        values = np.unique(column)
+        if not 2 <= len(values) <= MOST_GROUPS:
+            continue
+        out[name] = {}
+        for value in values:
+            frames = column == value if value == value else np.isnan(column)
+            metrics, counts = summary(arrays, frames)
+            out[name][str(value.item() if hasattr(value, "item") else value)] = {
+                "frames": counts["frames"]
+            } | metrics
+    return out
+
+
+def write_arrays(evaluation: Evaluation, out_dir: Path, name: str) -> None:
+    """``<name>_frames.csv`` with one line per frame and ``<name>.npz`` with every array (no pickle)."""
+    e = evaluation
+    ends = np.cumsum(e.n_atoms)
+    with (out_dir / f"{name}_frames.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(FRAME_COLUMNS)
+        for k, end in enumerate(ends):
+            mine = slice(end - e.n_atoms[k], end)
+            error = e.forces[mine] - e.forces_label[mine]
+            forces = [np.sqrt((error**2).mean()), np.linalg.norm(error, axis=1).max()]
+            stress = np.sqrt(((e.stress[k] - e.stress_label[k]) ** 2).mean())
+            per_atom = (e.energy[k] - e.energy_label[k]) / e.n_atoms[k]
+            numbers = [e.energy_label[k], e.energy[k], per_atom, *forces, stress]
+            cells = ["" if np.isnan(x) else repr(float(x)) for x in numbers]
+            writer.writerow([int(e.rows[k]), e.ids[k], int(e.n_atoms[k]), *cells])
+    names = (
+        "rows",
+        "n_atoms",
+        "numbers",
+        "energy",
+        "energy_label",
+        "forces",
+        "forces_label",
+        "stress",
+        "stress_label",
+    )
+    np.savez_compressed(out_dir / f"{name}.npz", **{key: getattr(e, key) for key in names})

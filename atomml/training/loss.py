@@ -1,0 +1,93 @@
+"""The loss: masked sums and counts per term, so that it is the same on one process or on many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch_geometric.data import Data
+
+from atomml.shapes import Bool, Float, Float64, Tensor
+from atomml.training.config import LossConfig
+
+__all__ = ["TERMS", "combine", "has_lattice", "loss_sums", "penalty", "residuals", "weights_of"]
+
+TERMS = ("energy", "forces", "stress")
+
+
+def penalty(x: Float[Tensor, "*shape"], kind: str, delta: float) -> Float[Tensor, "*shape"]:
+    """ρ(x): x² (``mse``), |x| (``l1``), or ``huber``: x²/2 for |x| < δ, δ(|x| − δ/2) beyond."""
+    if kind == "mse":
+        return x * x
+    if kind == "l1":
+        return x.abs()
+    return nn.functional.huber_loss(x, torch.zeros_like(x), reduction="none", delta=delta)
+
+
+def has_lattice(graph: Data) -> Bool[Tensor, " graphs"]:
+    """Graphs for which stress is defined: periodic in three directions with a cell of non-zero volume."""
+    return graph.pbc.all(dim=-1) & (torch.linalg.det(graph.cell).abs() > 0)
+
+
+def residuals(
+    prediction: Mapping[str, Tensor], graph: Data
+) -> dict[str, tuple[Float64[Tensor, " values"], Bool[Tensor, " values"]]]:
+    """Prediction − label and the mask of labels that exist, flat, for every quantity in ``prediction``.
+
+    Energy is per atom (eV/atom), forces by component (eV/Å), stress by component (eV/Å³). Where the label is
+    absent (NaN) the difference is 0 and carries no gradient; a NaN prediction stays a NaN.
+    """
+    out: dict[str, tuple[Tensor, Tensor]] = {}
+    n_atoms = _atoms_per_graph(graph)
+    for term in TERMS:
+        if term not in prediction:
+            continue
+        label, value = getattr(graph, term), prediction[term]
+        mask = torch.isfinite(label)
+        if term == "stress":
+            mask = mask & has_lattice(graph)[:, None, None]
+        difference = torch.where(mask, value - torch.where(mask, label, 0.0), 0.0)
+        if term == "energy":
+            difference = difference / n_atoms
+        out[term] = (difference.reshape(-1), mask.reshape(-1))
+    return out
+
+
+def loss_sums(
+    prediction: Mapping[str, Tensor], graph: Data, config: LossConfig
+) -> tuple[Float64[Tensor, " 3"], Float64[Tensor, " 3"]]:
+    """Σ ρ(residual) and the number of labels, for energy, forces and stress; both zero for an absent term."""
+    delta = {"energy": config.delta_energy, "forces": config.delta_forces, "stress": config.delta_stress}
+    zero = torch.zeros((), dtype=torch.float64, device=graph.pos.device)
+    sums, counts = [zero] * 3, [zero] * 3
+    for term, (difference, mask) in residuals(prediction, graph).items():
+        k = TERMS.index(term)
+        sums[k] = penalty(difference, config.kind, delta[term]).sum().to(torch.float64)
+        counts[k] = mask.sum().to(torch.float64)
+    return torch.stack(sums), torch.stack(counts)
+
+
+def weights_of(config: LossConfig, device: torch.device | str = "cpu") -> Float64[Tensor, " 3"]:
+    """Weights of energy, forces and stress."""
+    return torch.tensor(
+        [config.energy, config.forces, config.stress], dtype=torch.float64, device=torch.device(device)
+    )
+
+
+def combine(
+    sums: Float64[Tensor, " 3"], counts: Float64[Tensor, " 3"], weights: Float64[Tensor, " 3"]
+) -> Float64[Tensor, ""]:
+    """L = Σ_t weight_t · sum_t / count_t, where a term without labels in this batch adds nothing.
+
+    With ``counts`` summed over all processes and ``sums`` of this process only, the sum of the losses (and of
+    their gradients) over the processes is that of the joint batch.
+    """
+    return (weights * sums / counts.clamp(min=1.0)).sum()
+
+
+def _atoms_per_graph(graph: Data) -> Float64[Tensor, " graphs"]:
+    batch = getattr(graph, "batch", None)
+    if batch is None:
+        return torch.full((1,), float(graph.pos.shape[0]), dtype=torch.float64, device=graph.pos.device)
+    return torch.bincount(batch, minlength=graph.num_graphs).to(torch.float64)

@@ -1,0 +1,217 @@
+"""Markdown, figures and tables that say how good a potential is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from atomml.shapes import Float64, ndarray
+from atomml.training.evaluation import Evaluation, write_arrays
+
+__all__ = [
+    "evaluation_section",
+    "learning_curve",
+    "markdown_table",
+    "parity_figure",
+    "save_figure",
+    "write_evaluation",
+    "write_run_report",
+]
+
+UNITS = {"energy": "eV", "energy_per_atom": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³"}
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG without a display and without matplotlib's global state."""
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=130)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; numbers are given four significant digits."""
+
+    def cell(value: object) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(map(cell, row)) + " |" for row in rows])
+
+
+def parity_figure(evaluation: Evaluation, e0: Mapping[int, float] | None = None) -> Figure:
+    """Prediction against label: energy per atom (less the reference energies, if given), forces, stress."""
+    e = evaluation
+    shift: ndarray = np.zeros(len(e.energy))
+    if e0:
+        table = np.zeros(256)
+        table[list(e0)] = list(e0.values())
+        shift = np.bincount(
+            np.repeat(np.arange(len(e.energy)), e.n_atoms), weights=table[e.numbers], minlength=len(shift)
+        )
+    panels = [
+        ("energy_per_atom", (e.energy_label - shift) / e.n_atoms, (e.energy - shift) / e.n_atoms),
+        ("forces", e.forces_label.ravel(), e.forces.ravel()),
+        ("stress", e.stress_label.ravel(), e.stress.ravel()),
+    ]
+    panels = [panel for panel in panels if np.isfinite(panel[1]).any()]
+    figure = Figure(figsize=(4.2 * len(panels), 4.0), layout="constrained")
+    for axes, (name, label, value) in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
+        _parity(axes, label, value)
+        rmse = evaluation.metrics[f"{name}_rmse"]
+        title = "energy per atom − E0" if name == "energy_per_atom" and e0 else name.replace("_", " ")
+        axes.set_title(f"{title}: RMSE {rmse:.3g} {UNITS[name]}", fontsize=9)
+        axes.set_xlabel(f"label ({UNITS[name]})")
+        axes.set_ylabel(f"prediction ({UNITS[name]})")
+    return figure
+
+
+def _parity(axes: Axes, label: Float64[ndarray, " n"], value: Float64[ndarray, " n"]) -> None:
+    known = np.isfinite(label) & np.isfinite(value)
+    x, y = label[known], value[known]
+    low = min(x.min(), y.min())
+    axes.axline((low, low), slope=1, color="0.6", linewidth=0.8, zorder=0)
+    if len(x) > 5000:
+        axes.hexbin(x, y, gridsize=80, bins="log", mincnt=1, cmap="viridis", linewidths=0)
+    else:
+        axes.plot(x, y, ".", markersize=3, alpha=0.6, color="#1f77b4")
+    axes.set_aspect("equal", adjustable="datalim")
+
+
+def learning_curve(records: Sequence[Mapping[str, Any]]) -> Figure:
+    """Losses, validation errors and learning rate against the epoch, from the epoch lines of a log."""
+    epochs = [r for r in records if r["kind"] == "epoch"]
+    x = [r["epoch"] for r in epochs]
+    figure = Figure(figsize=(12.0, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for key in ("train_loss", "valid_loss"):
+        left.plot(x, [r.get(key, np.nan) for r in epochs], label=key.replace("_", " "))
+    left.legend(frameon=False)
+    left.set_ylabel("loss")
+    for key, label in (
+        ("energy_per_atom", "energy, meV/atom"),
+        ("forces", "forces, meV/Å"),
+        ("stress", "stress, meV/Å³"),
+    ):
+        values = [1e3 * r.get(f"{key}_rmse", np.nan) for r in epochs]
+        if np.isfinite(values).any():
+            middle.plot(x, values, label=label)
+    if middle.lines:
+        middle.legend(frameon=False)
+    middle.set_ylabel("validation RMSE")
+    right.plot(x, [r["lr"] for r in epochs], color="0.3")
+    right.set_ylabel("learning rate")
+    for axes in (left, middle):
+        if any(np.nanmax(line.get_ydata()) > 0 for line in axes.lines):
+            axes.set_yscale("log")
+    for axes in (left, middle, right):
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def evaluation_section(name: str, evaluation: Evaluation) -> str:
+    """Markdown of one evaluated part: all metrics, by element, by tag."""
+    e = evaluation
+    lines = [f"## {name}", "", f"{e.counts['frames']} frames, {e.counts['atoms']} atoms.", ""]
+    rows = [
+        [q.replace("_", " "), e.metrics[f"{q}_mae"], e.metrics[f"{q}_rmse"], UNITS[q]]
+        for q in UNITS
+        if f"{q}_mae" in e.metrics
+    ]
+    lines += [markdown_table(["quantity", "MAE", "RMSE", "unit"], rows), ""]
+    if e.elements:
+        rows = [[s, m["atoms"], m["forces_mae"], m["forces_rmse"]] for s, m in e.elements.items()]
+        lines += ["Forces by element (eV/Å)", ""]
+        lines += [markdown_table(["element", "atoms", "MAE", "RMSE"], rows), ""]
+    for tag, groups in e.tags.items():
+        keys = [f"{q}_rmse" for q in UNITS if q != "energy" and f"{q}_rmse" in e.metrics]
+        rows = [[value, m["frames"], *(m.get(k, "") for k in keys)] for value, m in groups.items()]
+        lines += [f"By `{tag}` (RMSE)", ""]
+        header = [
+            f"{k.removesuffix('_rmse').replace('_', ' ')} ({UNITS[k.removesuffix('_rmse')]})" for k in keys
+        ]
+        lines += [markdown_table([tag, "frames", *header], rows), ""]
+    return "\n".join(lines)
+
+
+def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
+    """The numbers of an evaluation, without the arrays."""
+    e = evaluation
+    return {**e.metrics, "counts": e.counts, "by_element": e.elements, "by_tag": e.tags}
+
+
+def write_evaluation(
+    evaluation: Evaluation,
+    out_dir: Path,
+    *,
+    name: str = "evaluation",
+    e0: Mapping[int, float] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write ``<name>.md``, ``.json``, ``.npz``, ``_frames.csv`` and ``_parity.png``; returns the JSON."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    numbers = evaluation_json(evaluation) | {"provenance": dict(provenance or {})}
+    write_arrays(evaluation, out_dir, name)
+    save_figure(parity_figure(evaluation, e0), out_dir / f"{name}_parity.png")
+    text = evaluation_section("Errors", evaluation) + f"\n![parity]({name}_parity.png)\n\n"
+    text += _provenance(provenance or {})
+    (out_dir / f"{name}.md").write_text("# Evaluation\n\n" + text, encoding="utf-8")
+    (out_dir / f"{name}.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+    return numbers
+
+
+def write_run_report(
+    run_dir: Path,
+    *,
+    evaluations: Mapping[str, Evaluation],
+    records: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    e0: Mapping[int, float] | None,
+) -> dict[str, Any]:
+    """Write ``report.md``, ``metrics.json``, the figures and the arrays of a run; returns the metrics.
+
+    Args:
+        run_dir: folder of the run.
+        evaluations: by part, ``valid`` and ``test``.
+        records: lines of ``log.jsonl``.
+        summary: facts for the head of the report (sizes, parameters, labels, reference energies).
+        provenance: version, seed, data fingerprint.
+        e0: reference energies by atomic number, subtracted in the parity plot.
+    """
+    metrics: dict[str, Any] = {name: evaluation_json(e) for name, e in evaluations.items()}
+    metrics |= {"training": dict(summary), "provenance": dict(provenance)}
+    save_figure(learning_curve(records), run_dir / "learning_curve.png")
+    lines = [
+        "# Training report",
+        "",
+        markdown_table(["", ""], [[k, _text(v)] for k, v in summary.items()]),
+        "",
+    ]
+    lines += ["![learning curve](learning_curve.png)", "", "Numbers: `metrics.csv`, `log.jsonl`.", ""]
+    for name, evaluation in evaluations.items():
+        write_arrays(evaluation, run_dir, name)
+        save_figure(parity_figure(evaluation, e0), run_dir / f"{name}_parity.png")
+        lines += [evaluation_section(name, evaluation), f"![parity]({name}_parity.png)", ""]
+        lines += [f"Numbers: `metrics.json`, `{name}_frames.csv`, `{name}.npz`.", ""]
+    lines.append(_provenance(provenance))
+    (run_dir / "report.md").write_text("\n".join(lines), encoding="utf-8")
+    (run_dir / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    return metrics
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _provenance(provenance: Mapping[str, Any]) -> str:
+    rows = [[key, f"`{_text(value)}`"] for key, value in provenance.items()]
+    return "## Provenance\n\n" + markdown_table(["", ""], rows) + "\n" if rows else ""

@@ -1,0 +1,95 @@
+"""Go on from a checkpoint, or say exactly what no longer fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from atomml.errors import ConfigError
+from atomml.training.checkpoint import (
+    CHECKPOINT,
+    differences,
+    load_into_optimizer,
+    load_into_parameters,
+    read_checkpoint,
+    restore_rng,
+)
+from atomml.training.logs import read_jsonl, rewrite_csv
+from atomml.training.state import Job, TrainState, state_from_json
+
+__all__ = ["restore"]
+
+FREE = {
+    "run_dir",
+    "device",
+    "threads",
+    "max_minutes",
+    "checkpoint_minutes",
+    "checkpoint_steps",
+    "log_every",
+    "data.train",  # the fingerprint of its content is compared instead
+    "data.cache",
+    "data.workers",
+}
+"""Keys that may change between the pieces of a training."""
+
+
+def restore(job: Job) -> TrainState:
+    """State, weights, moments and random generators of the checkpoint of a run; the log is cut to it.
+
+    Raises:
+        ModelFileError: the checkpoint is truncated or foreign.
+        ConfigError: configuration, data or number of processes differ; every difference is named.
+    """
+    path = job.run_dir / CHECKPOINT
+    tensors, saved = read_checkpoint(path, job.ranks.device)
+    _require_same(job, saved, str(path))
+    state = state_from_json(saved)
+    load_into_parameters(job.potential, tensors, "weights.")
+    load_into_optimizer(job.optimizer, job.names, tensors)
+    restore_rng(tensors, job.ranks.device)
+    state.ema = _group(tensors, "ema.")
+    state.best = _group(tensors, "best.")
+    state.epoch_sums, state.window_sums = tensors["epoch_sums"], tensors["window_sums"]
+    if state.stopped and _limits_moved(job, state):
+        state.stopped = ""
+    if job.ranks.is_main:
+        rewrite_csv(job.run_dir / "metrics.csv", read_jsonl(job.run_dir / "log.jsonl", saved["log_size"]))
+    return state
+
+
+def _group(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor] | None:
+    found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return found or None
+
+
+def _limits_moved(job: Job, state: TrainState) -> bool:
+    config = job.config
+    return state.stopped != "early_stop" and not (
+        (config.epochs is not None and state.epoch >= config.epochs)
+        or (config.max_steps is not None and state.step >= config.max_steps)
+        or (config.max_minutes is not None and state.seconds >= 60.0 * config.max_minutes)
+    )
+
+
+def _require_same(job: Job, saved: Mapping[str, Any], where: str) -> None:
+    free = set(FREE)
+    if job.config.schedule.kind != "cosine":
+        free |= {"epochs", "max_steps"}
+    changed = {
+        key: pair
+        for key, pair in differences(saved["config"], job.config.resolved()).items()
+        if key not in free
+    }
+    changed |= differences(saved["provenance"]["data"], job.provenance["data"], "content of data: ")
+    if saved["world_size"] != job.ranks.world_size:
+        changed["number of processes"] = (saved["world_size"], job.ranks.world_size)
+    if changed:
+        lines = "\n".join(f"    - {key}: {old!r} then, {new!r} now" for key, (old, new) in changed.items())
+        raise ConfigError(
+            f"The run cannot be resumed, because it is not the same run:\n{lines}",
+            where=where,
+            fix="undo these changes, or start a new run_dir",
+        )

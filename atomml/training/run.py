@@ -1,0 +1,238 @@
+"""`train`: from a configuration to a run folder with a model, logs and a report."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+from rich.console import Console
+
+from atomml.config import load_config, parse_config, set_by_path
+from atomml.errors import ConfigError, TrainingError
+from atomml.potentials import Potential, build_potential
+from atomml.training.checkpoint import CHECKPOINT, write_bytes
+from atomml.training.config import RunConfig, TrainConfig
+from atomml.training.data import TrainingData, load_training_data, reference_energies
+from atomml.training.distributed import distributed_from_env
+from atomml.training.ema import start_ema
+from atomml.training.finish import finish
+from atomml.training.job import make_job, training_statistics
+from atomml.training.logs import append_jsonl
+from atomml.training.loop import fit, save_checkpoint
+from atomml.training.resume import restore
+from atomml.training.state import Job, TrainState
+
+__all__ = ["Build", "Say", "TrainResult", "prepare_run_dir", "run", "train"]
+
+C = TypeVar("C", bound=RunConfig)
+Say = Callable[[object], None]
+Build = Callable[[TrainingData, Say], Potential]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training leaves behind.
+
+    Attributes:
+        run_dir: the run folder.
+        metrics: content of ``metrics.json``: errors by part, facts of the training, provenance; empty on all
+            processes but the main one.
+        potential: the final potential (averaged weights of the best validation).
+    """
+
+    run_dir: Path
+    metrics: dict[str, Any]
+    potential: Potential
+
+
+def train(
+    config: TrainConfig | str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> TrainResult:
+    """Train a potential as a configuration says.
+
+    Args:
+        config: a configuration or the path of a YAML file.
+        overrides: values that replace those of the configuration, by dotted key: ``{"optimizer.lr": 1e-3}``.
+        resume: go on from the checkpoint of the run folder; on a CPU the result is bit for bit that of an
+            uninterrupted training.
+        overwrite: empty a run folder that is in use.
+        quiet: print nothing.
+
+    Raises:
+        ConfigError: the configuration cannot be used, or the run folder is in use.
+        DataError: the data cannot be used.
+        TrainingError: no labels for a loss term, diverged, out of memory, disk full.
+        ModelFileError: a checkpoint that cannot be read.
+    """
+    settings, base = settings_of(TrainConfig, config, overrides)
+
+    def build(data: TrainingData, say: Say) -> Potential:
+        references = reference_energies(settings.data, data.train, base)
+        say(references.table())
+        neighbors, scale = training_statistics(data.train, settings.model.cutoff, references.energies)
+        say(f"Neighbours of an atom: {neighbors:.1f} on average. Unit of energy: {scale:.4g} eV.")
+        return build_potential(
+            settings.model,
+            elements=data.train.elements(),
+            e0=references.energies,
+            average_neighbors=neighbors,
+            scale=scale,
+            seed=settings.seed,
+        )
+
+    return run(settings, build, base=base, resume=resume, overwrite=overwrite, quiet=quiet)
+
+
+def settings_of(
+    model: type[C], config: C | str | Path, overrides: Mapping[str, Any] | None
+) -> tuple[C, Path | None]:
+    """Validated configuration with overrides, and the folder of its file."""
+    if isinstance(config, str | Path):
+        return load_config(model, config, overrides), Path(config).parent
+    data = config.model_dump()
+    for key, value in (overrides or {}).items():
+        set_by_path(data, key, value)
+    return parse_config(model, data, where="overrides"), None
+
+
+def run(
+    config: RunConfig,
+    build: Build,
+    *,
+    base: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    origin: Mapping[str, Any] | None = None,
+) -> TrainResult:
+    """Train the potential that ``build(data, say)`` returns; see `train` for errors.
+
+    Args:
+        config: configuration.
+        build: makes the potential from the data; ``say`` prints.
+        base: folder of the configuration file, for relative paths.
+        resume: as in `train`.
+        overwrite: as in `train`.
+        quiet: as in `train`.
+        origin: what a finetuning starts from, recorded in every artefact.
+    """
+    run_dir = Path(config.run_dir)
+    with _threads(config.threads), distributed_from_env(config.device) as ranks, _full_disk(run_dir):
+        console = Console(stderr=True) if ranks.is_main and not quiet else None
+        say: Say = _silent if console is None else lambda item: console.print(item, highlight=False)
+        going_on = resume and (run_dir / CHECKPOINT).exists()
+        if ranks.is_main and not going_on:
+            prepare_run_dir(run_dir, overwrite=overwrite, resume=resume)
+        data = load_training_data(config.data, config.loss, base)
+        _say_data(data, say)
+        with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
+            torch.manual_seed(config.seed + ranks.rank)
+            dtype = torch.float64 if config.dtype == "float64" else torch.float32
+            potential = build(data, say).to(device=ranks.device, dtype=dtype)
+            job = make_job(config, potential, data, ranks, console=console, origin=origin)
+            parameters = sum(p.numel() for p in job.names)
+            say(f"{parameters:,} parameters, {len(job.steps_of_epoch(0))} steps per epoch")
+            state = _resumed(job, say) if going_on else _started(job, data)
+            fit(job, state)
+        metrics = finish(job, state, data, say) if ranks.is_main else {}
+        return TrainResult(run_dir, metrics, potential)
+
+
+def prepare_run_dir(run_dir: Path, *, overwrite: bool, resume: bool) -> None:
+    """Make the run folder, or empty it when ``overwrite``; a resumed run without a checkpoint starts anew.
+
+    Raises:
+        ConfigError: the folder has files and neither was asked for, or it is not a run folder.
+    """
+    files = list(run_dir.iterdir()) if run_dir.is_dir() else []
+    if files and not (run_dir / "config.yaml").exists():
+        raise ConfigError(
+            "The folder has files in it and is not a run folder.",
+            where=str(run_dir),
+            fix="choose another run_dir",
+        )
+    if files and not (overwrite or resume):
+        raise ConfigError(
+            "The run folder is in use.",
+            where=str(run_dir),
+            fix="choose another run_dir, go on with --resume, or discard it with --overwrite",
+        )
+    for path in files:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    run_dir.mkdir(parents=True, exist_ok=True)
+
+
+def _started(job: Job, data: TrainingData) -> TrainState:
+    """A new state; configuration, division and the first checkpoint are written."""
+    state = TrainState()
+    state.epoch_sums = state.epoch_sums.to(job.ranks.device)
+    state.window_sums = state.window_sums.to(job.ranks.device)
+    if job.config.ema > 0:
+        state.ema = start_ema(job.potential)
+    if job.ranks.is_main:
+        text = yaml.safe_dump(job.config.resolved(), sort_keys=False, allow_unicode=True)
+        write_bytes(job.run_dir / "config.yaml", text.encode())
+        data.split.save(job.run_dir / "split.json")
+        append_jsonl(job.run_dir / "log.jsonl", {"kind": "start", **job.provenance})
+    save_checkpoint(job, state)
+    return state
+
+
+def _resumed(job: Job, say: Say) -> TrainState:
+    state = restore(job)
+    if job.ranks.is_main:
+        append_jsonl(job.run_dir / "log.jsonl", {"kind": "resume", "epoch": state.epoch, "step": state.step})
+    say(f"Resumed in epoch {state.epoch + 1} after step {state.step}.")
+    return state
+
+
+def _say_data(data: TrainingData, say: Say) -> None:
+    for name, text in data.summary.items():
+        say(f"{name} files: {text}")
+    say("Split: " + ", ".join(f"{name} {len(part)}" for name, part in data.parts().items()))
+
+
+def _silent(item: object) -> None:
+    """Print nothing."""
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Use ``number`` threads inside the block; None leaves torch as it is."""
+    before = torch.get_num_threads()
+    try:
+        if number is not None:
+            torch.set_num_threads(number)
+        yield
+    finally:
+        if number is not None:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def _full_disk(run_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise TrainingError(
+            "The disk is full; the last checkpoint is intact.",
+            where=str(run_dir),
+            fix="free some space, then go on with --resume",
+        ) from error

@@ -1,0 +1,113 @@
+"""One optimiser step: loss, gradient, clipping, update, average."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch_geometric.data import Data
+
+from atomml.errors import ConfigError, TrainingError
+from atomml.shapes import Float64, Tensor
+from atomml.training.distributed import reduce_gradients, sum_over_ranks
+from atomml.training.ema import update_ema
+from atomml.training.loss import combine, loss_sums, weights_of
+from atomml.training.state import Job, TrainState
+
+__all__ = ["explain_failures", "precision", "trainable", "training_step"]
+
+
+def trainable(job: Job) -> list[torch.nn.Parameter]:
+    """Parameters that are not frozen, in the order of the module."""
+    return [p for p in job.names if p.requires_grad]
+
+
+def precision(job: Job) -> AbstractContextManager[object]:
+    """Autocast to bfloat16 when the configuration asks for it."""
+    if job.config.dtype != "bfloat16":
+        return nullcontext()
+    return torch.autocast(job.ranks.device.type, dtype=torch.bfloat16)
+
+
+def training_step(job: Job, state: TrainState, graph: Data | None, lr: float) -> Float64[Tensor, ""]:
+    """One step on this process's batch (None: it has none in this step); returns the gradient's norm.
+
+    The sums and label counts of all processes are added before the backward pass, so that the gradient is
+    that of the joint batch: L = Σ_t weight_t Σ_ranks sum_t / Σ_ranks count_t.
+    """
+    device, config = job.ranks.device, job.config
+    for group in job.optimizer.param_groups:
+        group["lr"] = lr
+    job.optimizer.zero_grad(set_to_none=True)
+    with explain_failures(job, graph):
+        sums = counts = torch.zeros(3, dtype=torch.float64, device=device)
+        if graph is not None:
+            with precision(job):
+                prediction = job.potential(
+                    graph, forces=config.loss.forces > 0, stress=config.loss.stress > 0, create_graph=True
+                )
+            sums, counts = loss_sums(prediction, graph, config.loss)
+        total = sum_over_ranks(torch.stack([sums.detach(), counts]), job.ranks)
+        if graph is not None:
+            combine(sums, total[1], weights_of(config.loss, device)).backward()
+    parameters = trainable(job)
+    reduce_gradients(parameters, job.ranks)
+    limit = float("inf") if config.clip_norm is None else config.clip_norm
+    norm = torch.nn.utils.clip_grad_norm_(parameters, limit).to(torch.float64)
+    if device.type == "cpu":  # on a GPU the check waits for the next line of the log, to keep the queue full
+        require_finite_norm(job, state, norm, graph)
+    job.optimizer.step()
+    if state.ema is not None:
+        update_ema(state.ema, job.potential, config.ema, state.step)
+    row = torch.cat([total, torch.stack([norm, norm * 0, norm * 0])[None]])
+    state.epoch_sums += row
+    state.window_sums += row
+    state.step += 1
+    state.batch += 1
+    return norm
+
+
+def require_finite_norm(job: Job, state: TrainState, norm: Tensor, graph: Data | None) -> None:
+    """Refuse to go on from a gradient that is not a number.
+
+    Raises:
+        TrainingError: names the batch and the last good checkpoint.
+    """
+    if torch.isfinite(norm):
+        return
+    rows = [] if graph is None or "index" not in graph else graph.index.tolist()
+    raise TrainingError(
+        f"The gradient is not finite at step {state.step + 1} (norm {norm.item()}).",
+        where=f"batch of {job.frame_names(rows)}; last good state: {job.run_dir / 'checkpoint'}",
+        fix="look at these structures and labels; lower optimizer.lr or clip_norm, or use dtype: float64",
+    )
+
+
+@contextmanager
+def explain_failures(job: Job, graph: Data | None) -> Iterator[None]:
+    """Turn exhausted memory and missing bfloat16 derivatives into errors that say what to change.
+
+    Raises:
+        TrainingError: out of memory; with the size of the batch and the setting to lower.
+        ConfigError: an operation of this potential has no bfloat16 version.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        text = str(error)
+        memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text
+        if memory and graph is not None:
+            raise TrainingError(
+                f"Out of memory in a batch of {graph.num_graphs} structures, {graph.pos.shape[0]} atoms, "
+                f"{graph.edge_index.shape[1]} edges.",
+                where=f"{job.ranks.device}",
+                fix="lower batch.max_edges (or batch.max_atoms, batch.batch_size) below that",
+            ) from error
+        if job.config.dtype == "bfloat16":
+            raise ConfigError(
+                f"This potential cannot be trained under bfloat16 autocast ({text.splitlines()[0]}).",
+                where="dtype",
+                fix="use dtype: float32",
+            ) from error
+        raise
