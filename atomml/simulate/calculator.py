@@ -1,0 +1,207 @@
+"""ASE calculator of a potential: energy, free energy, per-atom energies, forces and stress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator as AseCalculator
+from ase.calculators.calculator import all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from atomml.errors import DataError, SimulationError, UnsupportedError
+from atomml.graph.atom_graph import AtomGraph, edge_vectors, transpose_index
+from atomml.graph.neighbors import SkinnedNeighbors
+from atomml.shapes import Tensor
+from atomml.simulate.interface import PotentialLike, refuse_unknown_elements, resolve_potential
+
+__all__ = ["Calculator", "electronic_state", "has_volume", "refuse_charge_and_spin"]
+
+_BASE = ("energy", "free_energy", "energies", "forces", "stress")
+
+
+class Calculator(AseCalculator):
+    """A potential as an ASE calculator.
+
+    ``energy`` (eV, a float) = ``free_energy`` = Σ ``energies`` (reference energies included); ``forces``
+    −∂E/∂r in eV/Å, without constraints, which ASE applies itself; ``stress`` (1/V) ∂E/∂ε in eV/Å³, order
+    xx yy zz yz xz xy, only for structures with a volume (three periodic directions): otherwise ASE raises
+    PropertyNotImplementedError. Deviations (``energy_std``, ``forces_std``, ...) where the potential has
+    them.
+
+    Neighbours within ``cutoff + skin`` are kept and reused until an atom has moved by half the skin; the
+    pairs handed to the potential are always exactly those within the cutoff, so the skin never changes a
+    result.
+    Nothing global is touched: no default dtype, seed, thread number or environment variable.
+
+    Args:
+        potential: a potential, a model file, or "demo".
+        skin: in Å; 0 builds a new list at each call.
+    """
+
+    def __init__(self, potential: PotentialLike | str | Path, *, skin: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.potential = resolve_potential(potential)
+        deviations = tuple(getattr(self.potential, "deviations", ()))
+        base = _BASE if self.potential.conservative else tuple(name for name in _BASE if name != "stress")
+        self.implemented_properties = [*base, *deviations]
+        self.evaluations = 0
+        self._neighbors = SkinnedNeighbors(self.potential.cutoff, skin)
+        self._graph: AtomGraph | None = None
+
+    def _get_name(self) -> str:
+        return "atomml"
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What changed since the last call; ASE does not look at ``atoms.info``, this does (charge, spin)."""
+        changes: list[str] = super().check_state(atoms, tol=tol)
+        if self.atoms is not None and electronic_state(self.atoms) != electronic_state(atoms):
+            changes.append("info")
+        return changes
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Evaluate everything the potential gives for ``atoms`` into ``results``.
+
+        Raises:
+            UnsupportedError: an unknown element, a charge or a spin.
+            DataError: no atoms.
+            SimulationError: a NaN or infinity in the results; names the atoms.
+        """
+        super().calculate(atoms, properties, system_changes)
+        self.results = {}
+        atoms = self.atoms
+        if len(atoms) == 0:
+            raise DataError(
+                "A structure without atoms has no energy.", fix="check how the structure was made"
+            )
+        refuse_charge_and_spin(atoms)
+        refuse_unknown_elements(atoms, self.potential.elements)
+        graph = _graph(atoms, self._neighbors)
+        volume = has_volume(atoms)
+        stress = volume and "stress" in self.implemented_properties
+        with torch.no_grad():  # the potential enables what its own derivatives need
+            output = self.potential(graph.to(self.potential.device), forces=True, stress=stress)
+        self.evaluations += 1
+        results = _to_results(output, volume)
+        refuse_nan(results, atoms, where=f"evaluation {self.evaluations} of this calculator")
+        self._graph, self.results = graph, results
+
+    def min_distance(self) -> float:
+        """Shortest distance in Å between two atoms of the last structure; infinity beyond the cutoff."""
+        if self._graph is None or self._graph.edge_index.shape[1] == 0:
+            return float("inf")
+        return float(edge_vectors(self._graph).norm(dim=1).min())
+
+
+def _graph(atoms: Atoms, neighbors: SkinnedNeighbors) -> AtomGraph:
+    """Graph of ``atoms`` with the neighbours that the skinned list gives."""
+    pos = np.array(atoms.positions, dtype=np.float64)
+    cell = np.array(atoms.cell.array, dtype=np.float64)
+    pbc = np.array(atoms.pbc, dtype=bool)
+    neighbor, center, shift = neighbors(pos, cell, pbc)
+    sender = torch.from_numpy(neighbor)
+    return AtomGraph(
+        z=torch.from_numpy(atoms.numbers.astype(np.int64)),
+        pos=torch.from_numpy(pos),
+        cell=torch.from_numpy(cell)[None],
+        pbc=torch.from_numpy(pbc)[None],
+        edge_index=torch.stack([sender, torch.from_numpy(center)]),
+        edge_shift=torch.from_numpy(shift),
+        edge_transpose=transpose_index(sender),
+    )
+
+
+def has_volume(atoms: Atoms) -> bool:
+    """Whether a stress exists: three periodic directions and three independent lattice vectors."""
+    return bool(np.all(atoms.pbc)) and int(atoms.cell.rank) == 3
+
+
+def electronic_state(atoms: Atoms) -> tuple[float, float]:
+    """Total charge in e and spin multiplicity that ``atoms.info`` asks for; (0, 1) when it says nothing."""
+    charge = float(atoms.info.get("charge") or 0.0)
+    spin = float(atoms.info.get("spin") or atoms.info.get("multiplicity") or 1.0)
+    return charge, spin
+
+
+def refuse_charge_and_spin(atoms: Atoms) -> None:
+    """Potentials of this package describe neutral, closed-shell structures; anything else is refused.
+
+    Raises:
+        UnsupportedError: says which entry of the structure asks for a charge or a spin.
+    """
+    charge, spin = electronic_state(atoms)
+    total = float(np.sum(atoms.get_initial_charges()))
+    problem = None
+    if charge != 0.0:
+        problem = f"a total charge of {charge:g} e (atoms.info['charge'])"
+    elif abs(total) > 1e-6:
+        problem = f"initial charges that sum to {total:g} e"
+    elif spin != 1.0:
+        problem = f"a spin multiplicity of {spin:g} (atoms.info['spin' or 'multiplicity'])"
+    elif np.any(atoms.get_initial_magnetic_moments()):
+        problem = "initial magnetic moments"
+    if problem is not None:
+        raise UnsupportedError(
+            f"The structure asks for {problem}, which this potential cannot describe.",
+            where=atoms.get_chemical_formula(),
+            fix="remove the entry if the neutral, non-magnetic structure is meant",
+        )
+
+
+def refuse_nan(results: Mapping[str, Any], atoms: Atoms, *, where: str) -> None:
+    """Stop at the first result that is not finite.
+
+    Raises:
+        SimulationError: names the quantity and the first five atoms.
+    """
+    per_atom_first = sorted(results, key=lambda name: name not in ("energies", "forces"))
+    for name in per_atom_first:
+        value = results[name]
+        finite = np.isfinite(np.asarray(value))
+        if finite.all():
+            continue
+        atoms_hit = ""
+        if finite.ndim >= 1 and finite.shape[0] == len(atoms):
+            bad = np.flatnonzero(~finite.reshape(len(atoms), -1).all(axis=1))
+            atoms_hit = " for atoms " + ", ".join(f"{atoms.symbols[i]} {i}" for i in bad[:5])
+            atoms_hit += f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise SimulationError(
+            f"The potential returned {name} that are not finite{atoms_hit}.",
+            where=f"{atoms.get_chemical_formula()}, {where}",
+            fix="look for atoms that overlap or a structure far outside the training data; `atomml check` "
+            "tests the model itself",
+        )
+
+
+def _to_results(output: Mapping[str, Tensor], volume: bool) -> dict[str, Any]:
+    """Tensors of one structure as the floats and float64 arrays ASE expects."""
+    arrays = {name: value.detach().cpu().double().numpy() for name, value in output.items()}
+    energy = float(arrays["energy"].reshape(-1)[0])
+    results: dict[str, Any] = {
+        "energy": energy,
+        "free_energy": energy,
+        "energies": arrays["energies"],
+        "forces": arrays["forces"],
+    }
+    if volume and "stress" in arrays:
+        results["stress"] = full_3x3_to_voigt_6_stress(arrays["stress"].reshape(3, 3))
+    for name in ("energy_std", "energies_std", "forces_std", "stress_std"):
+        if name not in arrays or (name == "stress_std" and not volume):
+            continue
+        value = arrays[name]
+        if name == "energy_std":
+            results[name] = float(value.reshape(-1)[0])
+        elif name == "stress_std":
+            results[name] = full_3x3_to_voigt_6_stress(value.reshape(3, 3))
+        else:
+            results[name] = value
+    return results

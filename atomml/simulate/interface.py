@@ -1,0 +1,87 @@
+"""What a potential must offer to be simulated with, and how one is found from a path or a name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from ase import Atoms
+from torch_geometric.data import Data
+
+from atomml.errors import UnsupportedError
+from atomml.potentials.prediction import Prediction
+from atomml.shapes import Tensor
+
+__all__ = ["PotentialLike", "refuse_unknown_elements", "resolve_potential"]
+
+
+@runtime_checkable
+class PotentialLike(Protocol):
+    """The part of `atomml.potentials.Potential` that simulations use; any module with it can be simulated."""
+
+    @property
+    def cutoff(self) -> float:
+        """Radius of the neighbour graph in Å."""
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers the potential knows."""
+
+    @property
+    def conservative(self) -> bool:
+        """Whether the forces are the exact gradient of the energy."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the parameters."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+
+    def __call__(
+        self, graph: Data, *, forces: bool = True, stress: bool = False, create_graph: bool = False
+    ) -> Mapping[str, Tensor]:
+        """Energy [B] in eV, energies [N], forces [N, 3] in eV/Å, stress [B, 3, 3] in eV/Å³."""
+
+    def predict(
+        self, atoms: Sequence[Atoms], *, forces: bool = True, stress: bool = True, max_atoms: int = 2000
+    ) -> list[Prediction]:
+        """Predictions of many structures, batched."""
+
+
+def resolve_potential(potential: PotentialLike | str | Path) -> PotentialLike:
+    """The potential itself, or the one loaded from a model file or the name "demo".
+
+    Raises:
+        ModelFileError: no such file, or not a model of this package.
+    """
+    if isinstance(potential, str | Path):
+        from atomml.potentials import load_model
+
+        loaded: PotentialLike = load_model(potential)
+        return loaded
+    return potential
+
+
+def refuse_unknown_elements(atoms: Atoms, elements: Sequence[int]) -> None:
+    """Stop before anything is computed when the potential was not made for one of the elements.
+
+    Raises:
+        UnsupportedError: names the unknown elements, the first atoms that have them, and the known ones.
+    """
+    from ase.data import chemical_symbols
+
+    unknown = sorted(set(atoms.numbers.tolist()) - set(elements))
+    if not unknown:
+        return
+    names = ", ".join(chemical_symbols[z] for z in unknown)
+    first = ", ".join(str(i) for i, z in enumerate(atoms.numbers) if z in unknown)
+    raise UnsupportedError(
+        f"This potential does not know {names}.",
+        where=f"{atoms.get_chemical_formula()}, atoms {first[:60]}",
+        fix="use a potential trained on them; this one knows "
+        + ", ".join(chemical_symbols[z] for z in sorted(elements)),
+    )

@@ -1,0 +1,304 @@
+"""Molecular dynamics: an explicit loop around an ASE integrator, guarded, logged and restartable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms, units
+from ase.io import write
+from ase.md.md import MolecularDynamics
+from numpy.typing import NDArray
+
+from atomml.config import parse_config
+from atomml.errors import ConfigError, SimulationError
+from atomml.simulate.calculator import Calculator, has_volume
+from atomml.simulate.interface import PotentialLike
+from atomml.simulate.md_config import MDConfig, default_timestep, refuse_bad_setup
+from atomml.simulate.md_files import (
+    FileRecorder,
+    Record,
+    State,
+    frame_of,
+    load_state,
+    read_log,
+    save_state,
+)
+from atomml.simulate.md_integrators import (
+    conserved_energy,
+    degrees_of_freedom,
+    integrator_state,
+    load_integrator_state,
+    make_integrator,
+    start_velocities,
+    temperature,
+)
+from atomml.simulate.md_summary import summarise, write_summary
+from atomml.simulate.progress import progress_bar
+
+__all__ = ["MDResult", "run_md"]
+
+
+@dataclass(frozen=True)
+class MDResult:
+    """What a run leaves.
+
+    Attributes:
+        atoms: the last frame with momenta, energy, forces and stress.
+        log: one array per column of log.csv (step, time_fs, temperature_K, potential_eV, kinetic_eV,
+            total_eV, conserved_eV, pressure_GPa, volume_A3, max_force_eV_A, min_distance_A); NaN where not
+            defined.
+        summary: means and deviations, energy drift, speed, settings.
+        folder: where log.csv, trajectory.extxyz, state.npz, summary.json and md.png are, or None.
+    """
+
+    atoms: Atoms
+    log: dict[str, NDArray[np.float64]]
+    summary: dict[str, Any]
+    folder: Path | None
+
+
+@dataclass
+class _Run:
+    """A run under way."""
+
+    atoms: Atoms
+    calculator: Calculator
+    config: MDConfig
+    dyn: MolecularDynamics
+    dof: int
+    step: int
+    records: list[Record]
+    files: FileRecorder | None
+    folder: Path | None
+
+
+def run_md(
+    atoms: Atoms,
+    potential: PotentialLike | Calculator | str | Path,
+    *,
+    temperature: float,
+    steps: int,
+    out_dir: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    timestep: float | None = None,
+    **settings: Any,
+) -> MDResult:
+    """Run molecular dynamics from ``atoms`` (left unchanged).
+
+    Args:
+        atoms: start structure.
+        potential: a potential, a model file, "demo", or a ready `Calculator`.
+        temperature: in K.
+        steps: number of steps in all; with ``resume`` those already done count.
+        out_dir: folder of the files; None keeps the log in memory only.
+        resume: continue the run in ``out_dir`` from its last complete state, bit for bit.
+        progress: show a progress bar (plain lines when not a terminal).
+        timestep: in fs; by default from the lightest atom.
+        settings: the other fields of `MDConfig`: ensemble, thermostat, pressure, seed, log_every, ...
+
+    Raises:
+        ConfigError: an unknown or impossible setting, or other settings than the run that is resumed.
+        DataError: nothing to resume, or files of the run are damaged.
+        SimulationError: a NaN, or the run exploded; the last good frame is then in ``last_good.extxyz``.
+        UnsupportedError: an element the potential does not know, a charge or a spin.
+    """
+    chosen = {"temperature": temperature, "steps": steps, **settings}
+    chosen["timestep"] = default_timestep(atoms) if timestep is None else timestep
+    config = parse_config(MDConfig, chosen, where="run_md")
+    refuse_bad_setup(atoms, config)
+    folder = None if out_dir is None else Path(out_dir)
+    run = _resume(atoms, potential, config, folder) if resume else _start(atoms, potential, config, folder)
+    seconds = _loop(run, progress)
+    return _finish(run, seconds)
+
+
+def _start(atoms: Atoms, potential: Any, config: MDConfig, folder: Path | None) -> _Run:
+    atoms = _working_copy(atoms, potential)
+    rng = np.random.Generator(np.random.PCG64(config.seed))
+    if not config.keep_velocities:
+        start_velocities(atoms, config, rng)
+    files = None
+    if folder is not None:
+        (folder / "state.npz").unlink(missing_ok=True)  # a killed start must not resume an older run
+        files = FileRecorder(folder)
+    dof = degrees_of_freedom(atoms, config)
+    dyn = make_integrator(atoms, config, rng)
+    run = _Run(atoms, atoms.calc, config, dyn, dof, 0, [], files, folder)
+    _guard(run, None)
+    _log(run)
+    _save(run)
+    return run
+
+
+def _resume(atoms: Atoms, potential: Any, config: MDConfig, folder: Path | None) -> _Run:
+    if folder is None:
+        raise ConfigError("Resuming needs the folder of the run.", fix="give out_dir (--out DIR)")
+    state = load_state(folder / "state.npz")
+    _same_run(state, atoms, config, folder)
+    atoms = _working_copy(atoms, potential)
+    rng = np.random.Generator(np.random.PCG64(config.seed))
+    atoms.set_cell(state.arrays["cell"], scale_atoms=False)
+    atoms.set_positions(state.arrays["positions"], apply_constraint=False)
+    atoms.set_momenta(state.arrays["momenta"], apply_constraint=False)
+    dof = int(state.arrays["dof"])
+    dyn = make_integrator(atoms, config, rng)
+    prefix = "integrator:"
+    inner = {k.removeprefix(prefix): v for k, v in state.arrays.items() if k.startswith(prefix)}
+    load_integrator_state(dyn, inner)
+    files = FileRecorder(folder, state)
+    records = read_log(files.log_path)
+    return _Run(atoms, atoms.calc, config, dyn, dof, state.step, records, files, folder)
+
+
+def _working_copy(atoms: Atoms, potential: Any) -> Atoms:
+    copy = atoms.copy()
+    copy.calc = potential if isinstance(potential, Calculator) else Calculator(potential)
+    return copy
+
+
+def _same_run(state: State, atoms: Atoms, config: MDConfig, folder: Path) -> None:
+    """Refuse to go on with another structure or other settings than the run began with."""
+    now = config.model_dump(mode="json")
+    free = {"steps", "state_every", "limits"}
+    differ = [k for k in now if k not in free and now[k] != state.settings.get(k)]
+    if differ:
+        changes = "; ".join(f"{k}: was {state.settings.get(k)!r}, now {now[k]!r}" for k in differ)
+        raise ConfigError(
+            f"The run to resume had other settings ({changes}).",
+            where=str(folder),
+            fix="resume with the same settings, or start a new run in another folder from its last frame",
+        )
+    if not np.array_equal(state.arrays["numbers"], atoms.numbers) or not np.array_equal(
+        state.arrays["masses"], atoms.get_masses()
+    ):
+        raise ConfigError(
+            "The run to resume has other atoms than this structure.",
+            where=str(folder),
+            fix="give the structure file that the run was started from",
+        )
+
+
+def _loop(run: _Run, progress: bool) -> float:
+    """Advance to ``config.steps``; returns the seconds spent."""
+    start, config = time.perf_counter(), run.config
+    first = run.step
+    with progress_bar(config.steps - first, "molecular dynamics", show=progress) as advance:
+        while run.step < config.steps:
+            good, finished = run.atoms.copy(), run.step
+            try:
+                run.dyn.step()
+                run.step += 1
+                _guard(run, good)
+            except SimulationError as error:
+                raise _with_last_frame(run, good, finished, error) from error
+            last = run.step == config.steps
+            if run.step % config.log_every == 0 or last:
+                _log(run)
+            if last or run.step % _state_interval(config) == 0:
+                _save(run)
+            advance(1)
+    return time.perf_counter() - start
+
+
+def _state_interval(config: MDConfig) -> int:
+    """Steps between states: a multiple of the steps between rows."""
+    return -(-config.state_every // config.log_every) * config.log_every
+
+
+def _guard(run: _Run, good: Atoms | None) -> None:
+    """Stop a run that has left physical territory.
+
+    Raises:
+        SimulationError: names the limit, the value and the atom.
+    """
+    atoms, limits = run.atoms, run.config.limits
+    norms = np.linalg.norm(atoms.get_forces(apply_constraint=False), axis=1)
+    worst = int(norms.argmax())
+    kelvin = temperature(atoms, run.dof)
+    closest = run.calculator.min_distance()
+    problem = None
+    if norms[worst] > limits.max_force:
+        atom = f"{atoms.symbols[worst]} {worst}"
+        problem = f"the force on {atom} is {norms[worst]:.4g} eV/Å (limit {limits.max_force:g})"
+    elif not kelvin <= run.config.max_temperature:
+        problem = f"the temperature is {kelvin:.4g} K (limit {run.config.max_temperature:g})"
+    elif closest < limits.min_distance:
+        problem = f"two atoms are {closest:.3g} Å apart (limit {limits.min_distance:g})"
+    if problem is not None:
+        begin = "The start structure cannot be simulated" if good is None else "The simulation exploded"
+        raise SimulationError(
+            f"{begin}: {problem}.",
+            where=f"step {run.step}, {run.step * run.config.timestep:g} fs",
+            fix="relax the structure first, use a smaller time step, or test the model with `atomml check`",
+        )
+
+
+def _with_last_frame(run: _Run, good: Atoms, finished: int, error: SimulationError) -> SimulationError:
+    """The same error with the step, after writing the last good frame."""
+    where = f"{error.where}; after step {finished} of {run.config.steps}"
+    if run.folder is not None:
+        path = run.folder / "last_good.extxyz"
+        good.set_constraint()
+        write(path, good, format="extxyz")
+        where += f"; last good frame in {path}"
+    return SimulationError(error.what, where=where, fix=error.fix)
+
+
+def _log(run: _Run) -> None:
+    atoms, nan = run.atoms, float("nan")
+    if run.records and run.records[-1]["step"] == run.step:
+        return
+    volume = has_volume(atoms)
+    stress = atoms.get_stress(include_ideal_gas=True) if volume else None
+    potential, kinetic = float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy())
+    forces = atoms.get_forces(apply_constraint=False)
+    record: Record = {
+        "step": float(run.step),
+        "time_fs": run.step * run.config.timestep,
+        "temperature_K": temperature(atoms, run.dof),
+        "potential_eV": potential,
+        "kinetic_eV": kinetic,
+        "total_eV": potential + kinetic,
+        "conserved_eV": conserved_energy(run.dyn),
+        "pressure_GPa": nan if stress is None else float(-np.mean(stress[:3]) / units.GPa),
+        "volume_A3": float(atoms.get_volume()) if volume else nan,
+        "max_force_eV_A": float(np.linalg.norm(forces, axis=1).max()),
+        "min_distance_A": run.calculator.min_distance(),
+    }
+    run.records.append(record)
+    if run.files is not None:
+        run.files.write(record, frame_of(atoms, {"step": run.step, "time_fs": record["time_fs"]}))
+
+
+def _save(run: _Run) -> None:
+    if run.files is None or run.folder is None:
+        return
+    atoms = run.atoms
+    log_bytes, trajectory_bytes = run.files.sizes()
+    arrays: dict[str, Any] = {
+        "positions": atoms.get_positions(),
+        "momenta": atoms.get_momenta(),
+        "cell": np.array(atoms.cell),
+        "numbers": atoms.numbers,
+        "masses": atoms.get_masses(),
+        "dof": np.array(run.dof),
+    }
+    arrays |= {f"integrator:{k}": v for k, v in integrator_state(run.dyn).items()}
+    settings = run.config.model_dump(mode="json")
+    save_state(run.folder / "state.npz", State(run.step, settings, arrays, log_bytes, trajectory_bytes))
+
+
+def _finish(run: _Run, seconds: float) -> MDResult:
+    columns = run.records[0].keys()
+    log = {c: np.array([r[c] for r in run.records]) for c in columns}
+    last = frame_of(run.atoms) if run.atoms.calc.results else run.atoms.copy()
+    summary: Mapping[str, Any] = summarise(log, run.config, run.atoms, seconds)
+    if run.folder is not None:
+        write_summary(run.folder, dict(summary), log)
+    return MDResult(atoms=last, log=log, summary=dict(summary), folder=run.folder)

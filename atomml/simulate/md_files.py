@@ -1,0 +1,216 @@
+"""Files of a run: log table, trajectory, restart state. All can be cut back to the last complete state."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.extxyz import write_extxyz
+from numpy.typing import NDArray
+
+from atomml.errors import DataError
+
+__all__ = [
+    "COLUMNS",
+    "FileRecorder",
+    "Record",
+    "State",
+    "format_row",
+    "frame_of",
+    "load_state",
+    "read_log",
+    "save_state",
+    "write_atomically",
+]
+
+_VERSION = 1
+Record = dict[str, float]
+COLUMNS = (
+    "step",
+    "time_fs",
+    "temperature_K",
+    "potential_eV",
+    "kinetic_eV",
+    "total_eV",
+    "conserved_eV",
+    "pressure_GPa",
+    "volume_A3",
+    "max_force_eV_A",
+    "min_distance_A",
+)
+
+
+@dataclass(frozen=True)
+class State:
+    """A complete point of a run: what the next step depends on, and how long the files were then.
+
+    Attributes:
+        step: number of finished steps.
+        settings: the run's settings, to refuse a restart with others.
+        arrays: positions, momenta, cell, numbers, masses and the integrator's own (keys "integrator:...").
+        log_bytes, trajectory_bytes: file sizes at that step.
+    """
+
+    step: int
+    settings: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+    log_bytes: int
+    trajectory_bytes: int
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write under a temporary name, flush to disk, rename: the old file survives any failure.
+
+    Raises:
+        DataError: the file cannot be written (disk full, no permission).
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(
+            f"Cannot write a file ({error.strerror}); the previous one is untouched.",
+            where=str(path),
+            fix="free disk space or choose another output folder",
+        ) from error
+
+
+def save_state(path: Path, state: State) -> None:
+    """Write a restart state as one .npz without pickled objects."""
+    header = {
+        "version": _VERSION,
+        "step": state.step,
+        "settings": state.settings,
+        "log_bytes": state.log_bytes,
+        "trajectory_bytes": state.trajectory_bytes,
+    }
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {"header": np.array(json.dumps(header)), **state.arrays}
+    np.savez(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_state(path: Path) -> State:
+    """Read what `save_state` wrote.
+
+    Raises:
+        DataError: no state there, or a file that is not one.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        header = json.loads(str(arrays.pop("header")))
+        version = header.pop("version")
+    except FileNotFoundError as error:
+        raise DataError(
+            "There is no run to resume here.", where=str(path), fix="start it without --resume"
+        ) from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"This is not a restart state of atomml ({error}).", where=str(path), fix="start the run again"
+        ) from error
+    if version != _VERSION:
+        raise DataError(
+            f"The restart state has version {version}, this atomml writes {_VERSION}.",
+            where=str(path),
+            fix="resume with the version that started the run",
+        )
+    return State(arrays=arrays, **header)
+
+
+def format_row(values: Sequence[float]) -> str:
+    """One line of CSV; numbers keep all digits, NaN is an empty field."""
+    cells = [str(int(values[0])), *("" if np.isnan(v) else repr(float(v)) for v in values[1:])]
+    return ",".join(cells) + "\n"
+
+
+def read_log(path: Path) -> list[Record]:
+    """Rows of a log table; empty fields are NaN."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [
+        {
+            key: float(cell) if cell else float("nan")
+            for key, cell in zip(COLUMNS, line.split(","), strict=True)
+        }
+        for line in lines[1:]
+    ]
+
+
+def frame_of(atoms: Atoms, info: Mapping[str, Any] | None = None) -> Atoms:
+    """A copy with energy, forces and stress stored, without the constraints that the integrator added."""
+    frame = atoms.copy()
+    frame.set_constraint()
+    results = {k: v for k, v in atoms.calc.results.items() if k in ("energy", "forces", "stress")}
+    frame.calc = SinglePointCalculator(frame, **results)
+    frame.info.update(info or {})
+    return frame
+
+
+class FileRecorder:
+    """Appends rows and frames to ``log.csv`` and ``trajectory.extxyz`` in a folder.
+
+    Args:
+        folder: created if absent.
+        state: the state to continue from; both files are cut back to their length at that state.
+
+    Raises:
+        DataError: a file to continue is missing or shorter than the state says.
+    """
+
+    def __init__(self, folder: Path, state: State | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log_path, self.trajectory_path = folder / "log.csv", folder / "trajectory.extxyz"
+        if state is None:
+            self.log_path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+            self.trajectory_path.write_bytes(b"")
+        else:
+            _cut(self.log_path, state.log_bytes)
+            _cut(self.trajectory_path, state.trajectory_bytes)
+
+    def write(self, record: Record, frame: Atoms) -> None:
+        """Append one row and one frame."""
+        text = io.StringIO()
+        write_extxyz(text, [frame])
+        try:
+            with self.log_path.open("a", encoding="utf-8") as log:
+                log.write(format_row([record[c] for c in COLUMNS]))
+            with self.trajectory_path.open("a", encoding="utf-8") as trajectory:
+                trajectory.write(text.getvalue())
+        except OSError as error:
+            raise DataError(
+                f"Cannot write the run's files ({error.strerror}).",
+                where=str(self.log_path.parent),
+                fix="free disk space, then continue with --resume",
+            ) from error
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the log and of the trajectory, both flushed to disk."""
+        for path in (self.log_path, self.trajectory_path):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        return self.log_path.stat().st_size, self.trajectory_path.stat().st_size
+
+
+def _cut(path: Path, size: int) -> None:
+    actual = path.stat().st_size if path.exists() else -1
+    if actual < size:
+        raise DataError(
+            "This file of the run is missing or shorter than at the last restart state.",
+            where=str(path),
+            fix="restore it, or start the run again in another folder",
+        )
+    os.truncate(path, size)
