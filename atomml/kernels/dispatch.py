@@ -6,17 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
-from typing import Literal
 
 from atomml.errors import UnsupportedError
 from atomml.kernels import reference, torch_backend
 
-__all__ = ["Backend", "choose", "use_kernel"]
-
-Backend = Literal["reference", "torch"]
+__all__ = ["choose", "use_kernel"]
 
 _MODULES: dict[str, ModuleType] = {"reference": reference, "torch": torch_backend}
-_override: ContextVar[Backend | None] = ContextVar("atomml_kernel", default=None)
+_override: ContextVar[str | None] = ContextVar("atomml_kernel", default=None)
 
 
 def choose() -> ModuleType:
@@ -25,7 +22,7 @@ def choose() -> ModuleType:
 
 
 @contextmanager
-def use_kernel(backend: Backend) -> Iterator[None]:
+def use_kernel(backend: str) -> Iterator[None]:
     """Run every tensor product inside the block with ``backend``.
 
     Example:

@@ -24,18 +24,18 @@ _Grads = tuple[Tensor | None, ...]
 
 
 def cp_conv(
-    p: Float[Tensor, "atoms rank channels"],
-    q: Float[Tensor, "edges rank"],
-    w: Float[Tensor, "edges groups channels"],
+    p: Float[Tensor, "_ _ _"],
+    q: Float[Tensor, "_ _"],
+    w: Float[Tensor, "_ _ _"],
     index: EdgeIndex,
     groups: Sequence[int],
-) -> Float[Tensor, "atoms rank channels"]:
+) -> Float[Tensor, "_ _ _"]:
     """Factorised convolution s_i[r,c] = Σ_{e: j→i} q_e[r] · w_e[g(r),c] · p_j[r,c].
 
     Args:
-        p: node features in rank space, p = Aᵀx.
-        q: spherical harmonics in rank space, q = Bᵀy.
-        w: radial weights, one set per path group.
+        p: node features in rank space, p = Aᵀx, [atoms, rank, channels].
+        q: spherical harmonics in rank space, q = Bᵀy, [edges, rank].
+        w: radial weights, one set per path group, [edges, groups, channels].
         index: edges sorted by centre, and their transpose.
         groups: number of ranks in each path group; they sum to the rank.
 
@@ -58,84 +58,57 @@ def cp_conv(
     return _conv(p, q, w, *index, list(groups))
 
 
-@torch.library.custom_op("atomml::cp_conv", mutates_args=())
-def _conv(
-    p: Tensor,
-    q: Tensor,
-    w: Tensor,
-    neighbor: Tensor,
-    center: Tensor,
-    row_ptr: Tensor,
-    transpose: Tensor,
-    col_ptr: Tensor,
-    groups: list[int],
-) -> Tensor:
+_INDEX = "Tensor neighbor, Tensor center, Tensor row_ptr, Tensor transpose, Tensor col_ptr, int[] groups"
+
+
+def _schema(operands: str) -> str:
+    return f"({operands}, {_INDEX}) -> Tensor"
+
+
+@torch.library.custom_op("atomml::cp_conv", mutates_args=(), schema=_schema("Tensor p, Tensor q, Tensor w"))
+def _conv(p: Tensor, q: Tensor, w: Tensor, *index: Any) -> Tensor:
+    neighbor, center, row_ptr, _, _, groups = index
     return choose().conv(p, q, w, neighbor, center, row_ptr.shape[0] - 1, groups)
 
 
-@torch.library.custom_op("atomml::cp_conv_p", mutates_args=())
-def _conv_p(
-    s: Tensor,
-    q: Tensor,
-    w: Tensor,
-    neighbor: Tensor,
-    center: Tensor,
-    row_ptr: Tensor,
-    transpose: Tensor,
-    col_ptr: Tensor,
-    groups: list[int],
-) -> Tensor:
+@torch.library.custom_op("atomml::cp_conv_p", mutates_args=(), schema=_schema("Tensor s, Tensor q, Tensor w"))
+def _conv_p(s: Tensor, q: Tensor, w: Tensor, *index: Any) -> Tensor:
+    neighbor, center, _, _, col_ptr, groups = index
     return choose().conv_p(s, q, w, neighbor, center, col_ptr.shape[0] - 1, groups)
 
 
-@torch.library.custom_op("atomml::cp_conv_q", mutates_args=())
-def _conv_q(
-    p: Tensor,
-    s: Tensor,
-    w: Tensor,
-    neighbor: Tensor,
-    center: Tensor,
-    row_ptr: Tensor,
-    transpose: Tensor,
-    col_ptr: Tensor,
-    groups: list[int],
-) -> Tensor:
+@torch.library.custom_op("atomml::cp_conv_q", mutates_args=(), schema=_schema("Tensor p, Tensor s, Tensor w"))
+def _conv_q(p: Tensor, s: Tensor, w: Tensor, *index: Any) -> Tensor:
+    neighbor, center, _, _, _, groups = index
     return choose().conv_q(p, s, w, neighbor, center, groups)
 
 
-@torch.library.custom_op("atomml::cp_conv_w", mutates_args=())
-def _conv_w(
-    p: Tensor,
-    q: Tensor,
-    s: Tensor,
-    neighbor: Tensor,
-    center: Tensor,
-    row_ptr: Tensor,
-    transpose: Tensor,
-    col_ptr: Tensor,
-    groups: list[int],
-) -> Tensor:
+@torch.library.custom_op("atomml::cp_conv_w", mutates_args=(), schema=_schema("Tensor p, Tensor q, Tensor s"))
+def _conv_w(p: Tensor, q: Tensor, s: Tensor, *index: Any) -> Tensor:
+    neighbor, center, _, _, _, groups = index
     return choose().conv_w(p, q, s, neighbor, center, groups)
 
 
 @_conv.register_fake
-def _(p, q, w, neighbor, center, row_ptr, transpose, col_ptr, groups):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _fake_conv(p: Tensor, q: Tensor, w: Tensor, *index: Any) -> Tensor:
+    row_ptr = index[2]
     return p.new_empty((row_ptr.shape[0] - 1, p.shape[1], p.shape[2]))
 
 
 @_conv_p.register_fake
-def _(s, q, w, neighbor, center, row_ptr, transpose, col_ptr, groups):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _fake_conv_p(s: Tensor, q: Tensor, w: Tensor, *index: Any) -> Tensor:
+    col_ptr = index[4]
     return s.new_empty((col_ptr.shape[0] - 1, s.shape[1], s.shape[2]))
 
 
 @_conv_q.register_fake
-def _(p, s, w, neighbor, center, row_ptr, transpose, col_ptr, groups):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    return p.new_empty((neighbor.shape[0], p.shape[1]))
+def _fake_conv_q(p: Tensor, s: Tensor, w: Tensor, *index: Any) -> Tensor:
+    return p.new_empty((index[0].shape[0], p.shape[1]))
 
 
 @_conv_w.register_fake
-def _(p, q, s, neighbor, center, row_ptr, transpose, col_ptr, groups):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    return p.new_empty((neighbor.shape[0], len(groups), p.shape[2]))
+def _fake_conv_w(p: Tensor, q: Tensor, s: Tensor, *index: Any) -> Tensor:
+    return p.new_empty((index[0].shape[0], len(index[5]), p.shape[2]))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -1,12 +1,12 @@
-"""The factorised convolution in plain torch, without temporaries that can be avoided.
+"""The factorised convolution in plain torch, a block of edges at a time.
 
 The same four operations as `atomml.kernels.reference`. They run inside custom operators, where no autograd
-graph is recorded, so every product can be taken in place; this is 3 to 5 times faster than the reference.
+graph is recorded, so every product can be taken in place, in a buffer small enough to stay in the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -15,24 +15,21 @@ from atomml.shapes import Tensor
 
 __all__ = ["conv", "conv_p", "conv_q", "conv_w"]
 
-
-def _scale_by_group(m: Tensor, w: Tensor, groups: Sequence[int]) -> Tensor:
-    """m[e, r, c] *= w[e, g(r), c], in place."""
-    start = 0
-    for g, size in enumerate(groups):
-        m[:, start : start + size] *= w[:, g, None]
-        start += size
-    return m
+BLOCK_BYTES = 1 << 20
+"""Size of the buffer of one block of edges: half a megabyte fits the second-level cache of common processors."""
 
 
 def conv(
     p: Nodes, q: Ranks, w: Weights, neighbor: Index, center: Index, n_centers: int, groups: Sequence[int]
 ) -> Nodes:
     """T: see `atomml.kernels.reference.conv`."""
-    message = p.index_select(0, neighbor)
-    message *= q[:, :, None]
-    _scale_by_group(message, w, groups)
-    return p.new_zeros((n_centers, *p.shape[1:])).index_add_(0, center, message)
+    out = p.new_zeros((n_centers, *p.shape[1:]))
+    for edges, message in _gathered(p, neighbor):
+        message *= q[edges, :, None]
+        for g, ranks in enumerate(_ranks_of(groups)):
+            message[:, ranks] *= w[edges, g, None]
+        out.index_add_(0, center[edges], message)
+    return out
 
 
 def conv_p(
@@ -46,25 +43,43 @@ def conv_q(
     p: Nodes, s: Nodes, w: Weights, neighbor: Index, center: Index, groups: Sequence[int]
 ) -> Ranks:
     """Tq: see `atomml.kernels.reference.conv_q`."""
-    product = p.index_select(0, neighbor)
-    product *= s.index_select(0, center)
-    parts, start = [], 0
-    for g, size in enumerate(groups):
-        block = product[:, start : start + size]
-        parts.append(torch.bmm(block, w[:, g, :, None]).squeeze(-1))
-        start += size
-    return torch.cat(parts, 1)
+    out = p.new_empty((len(neighbor), p.shape[1]))
+    for edges, product in _products(p, s, neighbor, center):
+        for g, ranks in enumerate(_ranks_of(groups)):
+            out[edges, ranks] = torch.bmm(product[:, ranks], w[edges, g, :, None])[..., 0]
+    return out
 
 
 def conv_w(
     p: Nodes, q: Ranks, s: Nodes, neighbor: Index, center: Index, groups: Sequence[int]
 ) -> Weights:
     """Tw: see `atomml.kernels.reference.conv_w`."""
-    product = p.index_select(0, neighbor)
-    product *= s.index_select(0, center)
-    parts, start = [], 0
-    for size in groups:
-        block = product[:, start : start + size]
-        parts.append(torch.bmm(q[:, None, start : start + size], block))
-        start += size
-    return torch.cat(parts, 1)
+    out = p.new_empty((len(neighbor), len(groups), p.shape[2]))
+    for edges, product in _products(p, s, neighbor, center):
+        for g, ranks in enumerate(_ranks_of(groups)):
+            out[edges, g] = torch.bmm(q[edges, None, ranks], product[:, ranks])[:, 0]
+    return out
+
+
+def _gathered(x: Tensor, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of x[rows] in one buffer that is written again for each block."""
+    n = len(rows)
+    step = max(1, BLOCK_BYTES // (x.element_size() * x.shape[1] * x.shape[2]))
+    buffer = x.new_empty((min(n, step), *x.shape[1:]))
+    for start in range(0, n, step):
+        block = slice(start, min(start + step, n))
+        part = buffer[: block.stop - start]
+        torch.index_select(x, 0, rows[block], out=part)
+        yield block, part
+
+
+def _products(p: Tensor, s: Tensor, neighbor: Tensor, center: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of p[neighbor] · s[center]."""
+    for (edges, left), (_, right) in zip(_gathered(p, neighbor), _gathered(s, center), strict=True):
+        left *= right
+        yield edges, left
+
+
+def _ranks_of(groups: Sequence[int]) -> list[slice]:
+    ends = [sum(groups[: g + 1]) for g in range(len(groups))]
+    return [slice(end - size, end) for end, size in zip(ends, groups, strict=True)]
