@@ -39,8 +39,8 @@ class DataConfig(Config):
     group: str | None = None
     """Per-frame tag (``traj``, ``mol_id``) that must not be shared by two parts of a split by fraction."""
     test_where: str | None = None
-    """Condition on per-frame tags, ``T >= 1000``: frames of the training files that meet it are the test set.
-    Joined by ``and``; operators ==, !=, <, <=, >, >=."""
+    """Condition on per-frame tags, ``T >= 1000 and formula == LiCl``: frames of the training files that meet
+    it are the test set. Operators ==, !=, <, <=, >, >=."""
     split_seed: int = 0
     """Seed of the division; the rows are saved in ``split.json``."""
     references: dict[str, float] | str = "least_squares"

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-import operator
-import re
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import chemical_symbols
 
-from atomml.datasets import FrameStore, label_summary, load_frames
-from atomml.datasets.graphs import GraphDataset
-from atomml.datasets.references import ReferenceEnergies, from_table, isolated_atoms, least_squares
-from atomml.datasets.splits import Split, split_by_group, split_random
+from atomml.datasets import (
+    FrameStore,
+    GraphDataset,
+    ReferenceEnergies,
+    Split,
+    from_table,
+    isolated_atoms,
+    label_summary,
+    least_squares,
+    load_frames,
+    no_references,
+    rows_where,
+    split_by_group,
+    split_random,
+)
+from atomml.datasets.splits import tag_values
 from atomml.errors import ConfigError, DataError, TrainingError
-from atomml.shapes import Bool, ndarray
+from atomml.shapes import Int64, ndarray
 from atomml.training.config import DataConfig, LossConfig, Paths, resolve_path
 
-__all__ = ["Part", "TrainingData", "load_training_data", "reference_energies", "select_frames"]
+__all__ = ["Part", "TrainingData", "load_training_data", "reference_energies"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +39,7 @@ class Part:
     """Some rows of a store."""
 
     store: FrameStore
-    rows: ndarray
+    rows: Int64[ndarray, " rows"]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -98,7 +109,8 @@ def load_training_data(config: DataConfig, loss: LossConfig, base: Path | None =
     assert train is not None  # never empty; for the type checker
     _require_labels(train, loss)
     _require_elements(train, parts)
-    fingerprint = {name: store.fingerprint() for name, store in sources.items()}
+    fingerprint = {f"{name} files": store.fingerprint() for name, store in sources.items()}
+    fingerprint["split"] = hashlib.sha256(b"|".join(rows.tobytes() for rows in split.parts())).hexdigest()
     return TrainingData(
         train=train,
         valid=parts["valid"],
@@ -119,85 +131,31 @@ def _load(paths: Paths, config: DataConfig, base: Path | None) -> FrameStore:
 
 def _divide(config: DataConfig, store: FrameStore) -> Split:
     """Rows of the training store for each part; a part that is a file of its own gets none of them."""
-    n = len(store)
-    pool = np.arange(n)
-    where: dict[str, Any] = {}
-    test = np.empty(0, dtype=np.int64)
+    valid, test = (_size(x) for x in (config.valid, config.test))
+    pool, held_out = np.arange(len(store)), np.empty(0, dtype=np.int64)
+    where: dict[str, Any] = {"group": config.group} if config.group else {}
     if config.test_where is not None:
-        chosen = select_frames(store, config.test_where)
-        test, pool = np.flatnonzero(chosen), np.flatnonzero(~chosen)
-        where = {"test_where": config.test_where}
-        if len(test) == 0 or len(pool) == 0:
+        held_out = rows_where(store, config.test_where)
+        pool = np.setdiff1d(pool, held_out)
+        where["test_where"] = config.test_where
+        if len(held_out) == 0 or len(pool) == 0:
             raise ConfigError(
-                f"data.test_where: {config.test_where!r} holds for {len(test)} of {n} frames.",
+                f"data.test_where: {config.test_where!r} holds for {len(held_out)} of {len(store)} frames.",
                 fix="choose a condition that divides the frames",
             )
-    valid_size, test_size = (_size(x) for x in (config.valid, config.test))
-    if valid_size == test_size == 0:
-        split = Split(pool, pool[:0], pool[:0], how={"method": "all"})
+    if valid == test == 0:
+        split = Split(np.arange(len(pool)), held_out[:0], held_out[:0], {"method": "all"})
     elif config.group is None:
-        split = split_random(len(pool), valid=valid_size, test=test_size, seed=config.split_seed)
+        split = split_random(len(pool), (None, valid, test), config.split_seed)
     else:
-        groups = _tag(store, config.group)[pool]
-        split = split_by_group(groups, valid=valid_size, test=test_size, seed=config.split_seed)
-    picked = [pool[np.asarray(rows, dtype=np.int64)] for rows in (split.train, split.valid, split.test)]
-    if len(picked[0]) == 0:
-        raise ConfigError("The division leaves no training frames.", where="data.valid, data.test")
-    if valid_size and len(picked[1]) == 0:
-        raise ConfigError(
-            f"The division leaves no validation frames ({n} in all).",
-            where="data.valid",
-            fix="ask for more frames, or set data.valid: null",
-        )
-    return Split(picked[0], picked[1], np.concatenate([picked[2], test]), how=split.how | where)
+        groups = tag_values(store, config.group)[pool]
+        split = split_by_group(groups, (None, valid, test), config.split_seed)
+    test_rows = np.concatenate([pool[split.test], held_out])
+    return Split(pool[split.train], pool[split.valid], test_rows, split.how | where)
 
 
 def _size(source: object) -> int | float:
     return source if isinstance(source, int | float) else 0
-
-
-def _tag(store: FrameStore, name: str) -> ndarray:
-    if name not in store.tags:
-        raise ConfigError(
-            f"The training frames have no tag {name!r}.",
-            where="data.group or data.test_where",
-            fix=f"known tags: {', '.join(store.tags) or 'none'}",
-        )
-    return store.tags[name]
-
-
-OPERATORS = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<=": operator.le,
-    ">=": operator.ge,
-    "<": operator.lt,
-    ">": operator.gt,
-}
-
-
-def select_frames(store: FrameStore, condition: str) -> Bool[ndarray, " frames"]:
-    """Frames that meet ``tag op value [and tag op value ...]``.
-
-    Raises:
-        ConfigError: an unknown tag, or a condition of another form.
-    """
-    chosen = np.ones(len(store), dtype=bool)
-    for term in re.split(r"\s+and\s+", condition.strip()):
-        match = re.fullmatch(r"(\w+)\s*(==|!=|<=|>=|<|>)\s*(.+)", term)
-        if match is None:
-            raise ConfigError(
-                f"{term!r} is not a condition.", where="data.test_where", fix="write for example: T >= 1000"
-            )
-        column, text = _tag(store, match[1]), match[3].strip().strip("'\"")
-        try:
-            value: Any = text if column.dtype.kind == "U" else float(text)
-        except ValueError as error:
-            raise ConfigError(
-                f"The tag {match[1]!r} is a number, {text!r} is not.", where="data.test_where"
-            ) from error
-        chosen &= OPERATORS[match[2]](column, value)
-    return chosen
 
 
 def _require_labels(train: Part, loss: LossConfig) -> None:
@@ -229,28 +187,19 @@ def reference_energies(config: DataConfig, train: Part, base: Path | None = None
     """Reference energies as ``data.references`` asks for them.
 
     Raises:
-        DataError: an isolated atom or a label is missing.
-        ConfigError: an element that the table does not have, an unknown symbol.
+        DataError: an isolated atom, an energy or an element of the table is missing.
     """
     wanted = config.references
-    if wanted == "least_squares":
-        return least_squares(train.store, train.rows)
-    if wanted == "isolated":
-        references = isolated_atoms(train.store)
-    elif wanted == "none":
-        references = from_table(dict.fromkeys(train.elements(), 0.0))
-    elif isinstance(wanted, str):
-        references = isolated_atoms(load_frames(resolve_path(wanted, base)))
-    else:
-        unknown = [symbol for symbol in wanted if symbol not in atomic_numbers]
-        if unknown:
-            raise ConfigError(f"{unknown[0]!r} is not a chemical symbol.", where="data.references")
-        references = from_table({atomic_numbers[s]: e for s, e in wanted.items()})
-    missing = [chemical_symbols[z] for z in train.elements() if z not in references.energies]
-    if missing:
-        raise ConfigError(
-            f"No reference energy for {', '.join(missing)}.",
-            where=f"data.references: {wanted!r}",
-            fix="add these elements, or use references: least_squares",
-        )
+    match wanted:
+        case "least_squares":
+            references = least_squares(train.store, train.rows)
+        case "isolated":
+            references = isolated_atoms(train.store)
+        case "none":
+            references = no_references(train.elements())
+        case str():
+            references = isolated_atoms(load_frames(resolve_path(wanted, base)))
+        case _:
+            references = from_table(wanted)
+    references.require(train.elements(), where=f"data.references: {wanted}")
     return references
