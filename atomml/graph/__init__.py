@@ -1,1 +1,30 @@
-"""graph"""
+"""Structures as graphs: `AtomGraph`, neighbours within a cutoff, batches with a budget of atoms and edges."""
+
+from __future__ import annotations
+
+from atomml.graph.atom_graph import (
+    AtomGraph,
+    EdgeIndex,
+    atom_graph,
+    edge_index_of,
+    edge_vectors,
+    graph_from_ase,
+    transpose_index,
+)
+from atomml.graph.batching import BudgetSampler, collate
+from atomml.graph.neighbors import SkinnedNeighbors, check_structure, neighbor_list
+
+__all__ = [
+    "AtomGraph",
+    "BudgetSampler",
+    "EdgeIndex",
+    "SkinnedNeighbors",
+    "atom_graph",
+    "check_structure",
+    "collate",
+    "edge_index_of",
+    "edge_vectors",
+    "graph_from_ase",
+    "neighbor_list",
+    "transpose_index",
+]

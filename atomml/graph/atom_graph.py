@@ -9,7 +9,8 @@ import torch
 from ase import Atoms
 from torch_geometric.data import Data
 
-from atomml.graph.neighbors import neighbor_list
+from atomml.errors import DataError
+from atomml.graph.neighbors import SkinnedNeighbors, neighbor_list
 from atomml.shapes import Bool, Float, Float64, Int64, Tensor, ndarray
 
 __all__ = [
@@ -76,7 +77,7 @@ def atom_graph(
     z: Int64[ndarray, " atoms"],
     pos: Float64[ndarray, "atoms 3"],
     cell: Float64[ndarray, "3 3"],
-    pbc: Bool[ndarray, "3"],
+    pbc: Bool[ndarray, " 3"],
     cutoff: float,
     *,
     energy: float | None = None,
@@ -84,13 +85,23 @@ def atom_graph(
     stress: Float[ndarray, "3 3"] | None = None,
     tag: Int64[ndarray, " atoms"] | None = None,
     index: int | None = None,
+    neighbors: SkinnedNeighbors | None = None,
 ) -> AtomGraph:
     """Build the graph of one structure; lengths in Å, labels as in `AtomGraph`.
 
+    ``neighbors`` is a Verlet list to take the edges from, for a series of positions of the same atoms.
+
     Raises:
-        DataError: non-finite coordinates, no atoms, a periodic direction without a lattice vector.
+        DataError: non-finite coordinates, no atoms, a periodic direction without a lattice vector, labels of
+            the wrong length, or a Verlet list for another cutoff.
     """
-    nbr, ctr, shift = neighbor_list(pos, cell, pbc, cutoff)
+    _check_shapes(len(pos), z=z, forces=forces, tag=tag)
+    if neighbors is None:
+        nbr, ctr, shift = neighbor_list(pos, cell, pbc, cutoff)
+    elif neighbors.cutoff == cutoff:
+        nbr, ctr, shift = neighbors(pos, cell, pbc)
+    else:
+        raise DataError(f"The Verlet list is for {neighbors.cutoff:g} Å, the graph for {cutoff:g} Å.")
     neighbor = torch.from_numpy(nbr)
     nan = float("nan")
     graph = AtomGraph(
@@ -116,19 +127,34 @@ def atom_graph(
     return graph
 
 
-def graph_from_ase(atoms: Atoms, cutoff: float) -> AtomGraph:
-    """Graph of an ASE structure, without labels (readers of labelled files are in `atomml.datasets`)."""
+def _check_shapes(n: int, **arrays: Any) -> None:
+    for name, array in arrays.items():
+        if array is not None and len(array) != n:
+            raise DataError(f"There are {n} positions but {len(array)} rows in {name!r}.")
+
+
+def graph_from_ase(atoms: Atoms, cutoff: float, *, neighbors: SkinnedNeighbors | None = None) -> AtomGraph:
+    """Graph of an ASE structure, without labels (readers of labelled files are in `atomml.datasets`).
+
+    Raises:
+        DataError: as in `atom_graph`.
+    """
     return atom_graph(
         atoms.numbers.astype(np.int64),
         atoms.positions,
         np.asarray(atoms.cell.array, dtype=np.float64),
         np.asarray(atoms.pbc, dtype=bool),
         cutoff,
+        neighbors=neighbors,
     )
 
 
 def edge_index_of(graph: Data) -> EdgeIndex:
-    """Compressed-row index of a graph or a batch of graphs."""
+    """Compressed-row index of a graph or a batch of graphs.
+
+    The edges must still be in the order they were built in: a PyG transform that reorders or removes edges
+    leaves ``edge_transpose`` behind.
+    """
     neighbor, center = graph.edge_index
     n = graph.pos.shape[0]
 
