@@ -54,9 +54,7 @@ class DegreeLayerNorm(nn.Module):
         """Normalised features."""
         scalars = x[:, :1] - x[:, :1].mean(-1, keepdim=True)
         x = torch.cat([scalars, x[:, 1:]], 1)
-        norm = torch.stack(
-            [x[:, k**2 : (k + 1) ** 2].square().mean((1, 2)) for k in range(self.lmax + 1)], 1
-        )
+        norm = torch.stack([x[:, k**2 : (k + 1) ** 2].square().mean((1, 2)) for k in range(self.lmax + 1)], 1)
         x = x * ((norm + 1e-5).rsqrt()[:, :, None] * self.gamma)[:, self.degree]
         return torch.cat([x[:, :1] + self.beta, x[:, 1:]], 1)
 
@@ -120,8 +118,10 @@ def edge_softmax(
     score: Float[Tensor, "edges heads"], center: Int64[Tensor, " edges"], n_atoms: int
 ) -> Float[Tensor, "edges heads"]:
     """exp(s_e) / Σ exp(s_e') over the edges of one centre."""
-    top = score.detach().new_full((n_atoms, score.shape[1]), -torch.inf)
-    top = top.index_reduce(0, center, score.detach(), "amax")
+    rows = center[:, None].expand_as(score)
+    top = score.new_full((n_atoms, score.shape[1]), -torch.inf).scatter_reduce(
+        0, rows, score.detach(), "amax"
+    )
     weight = torch.exp(score - top[center])
     total = weight.new_zeros((n_atoms, score.shape[1])).index_add(0, center, weight)
     return weight / total[center]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,13 +25,15 @@ class ConstantModule(nn.Module):
         super().__init__()
         self._masters: dict[str, tuple[Float64[ndarray, "..."], bool]] = {}
 
-    def add_constant(self, name: str, value: Float64[ndarray, "..."], *, always_float64: bool = False) -> None:
+    def add_constant(
+        self, name: str, value: Float64[ndarray, "..."], *, always_float64: bool = False
+    ) -> None:
         """Register ``value`` as buffer ``name``, in the module's dtype or always in float64."""
         self._masters[name] = (value, always_float64)
         dtype = torch.float64 if always_float64 else torch.get_default_dtype()
         self.register_buffer(name, torch.tensor(value, dtype=dtype), persistent=False)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ConstantModule:  # type: ignore[override]
         super()._apply(fn, recurse)
         for name, (master, always_float64) in self._masters.items():
             buffer: Any = self._buffers[name]

@@ -72,4 +72,3 @@ class SelfProduct(_Factors):
     ) -> Float[Tensor, "atoms dim channels"]:
         """Products of two node features; a power of neighbour sums is a many-body feature."""
         return torch.matmul(self.d, torch.matmul(self.a.T, x) * torch.matmul(self.b.T, z))
-

@@ -16,8 +16,8 @@ __all__ = ["BesselBasis", "GaussianBasis", "RadialNetwork", "mlp"]
 class BesselBasis(nn.Module):
     """Spherical Bessel basis b_n(r) = √(2/r_c) · sin(nπ r/r_c) / r for n = 1..N, r in Å.
 
-    Source: Gasteiger, Groß, Günnemann, ICLR 2020, eq. 7. The factor r_c is taken out, so that the functions
-    are of order one whatever the cutoff.
+    Source: Gasteiger, Groß, Günnemann, ICLR 2020, eq. 7. The values are multiplied by r_c^(3/2) / π, so that
+    they are of order one whatever the cutoff.
     """
 
     def __init__(self, n_basis: int, cutoff: float) -> None:
@@ -53,14 +53,16 @@ class GaussianBasis(nn.Module):
         return torch.exp(-0.5 * ((t - self.mean) / s) ** 2) / (math.sqrt(2 * math.pi) * s)
 
 
-def mlp(widths: list[int], *, zero_bias: bool = False) -> nn.Sequential:
-    """Linear–SiLU–…–Linear without biases, weights of variance 1/fan-in, gain of SiLU compensated."""
+SILU_GAIN = 1.6765
+"""1 / √E[SiLU(x)²] for x ~ N(0, 1)."""
+
+
+def mlp(widths: list[int]) -> nn.Sequential:
+    """Linear–SiLU–…–Linear without biases, weights of variance gain²/fan-in."""
     layers: list[nn.Module] = []
     for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-        linear = nn.Linear(n_in, n_out, bias=zero_bias)
-        nn.init.normal_(linear.weight, std=(1.0 if i == 0 else 1.6765) / math.sqrt(n_in))
-        if zero_bias:
-            nn.init.zeros_(linear.bias)
+        linear = nn.Linear(n_in, n_out, bias=False)
+        nn.init.normal_(linear.weight, std=(1.0 if i == 0 else SILU_GAIN) / math.sqrt(n_in))
         layers += [linear, nn.SiLU()]
     return nn.Sequential(*layers[:-1])
 

@@ -83,7 +83,11 @@ def build_potential(
         match config:
             case TDNConfig():
                 body = TDN(
-                    config, len(elements), max(average_neighbors, 1.0), factors["convolution"], factors["product"]
+                    config,
+                    len(elements),
+                    max(average_neighbors, 1.0),
+                    factors["convolution"],
+                    factors["product"],
                 )
             case PaperTDNConfig():
                 body, scale = PaperTDN(config, list(elements), factors["convolution"]), 1.0

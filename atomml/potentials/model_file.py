@@ -14,14 +14,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from atomml._version import __version__
 from atomml.errors import ModelFileError
 
 if TYPE_CHECKING:
+    from numpy import ndarray
+
     from atomml.kernels.cp_factors import CPFactors
     from atomml.potentials.potential import Potential
+    from atomml.shapes import Float64
 
 __all__ = ["FORMAT_VERSION", "bundled_models", "load_model", "read_header", "save_model"]
 
@@ -228,14 +229,15 @@ def _tensors_of_factors(factors: Mapping[str, CPFactors]) -> Tensors:
 def _factors_of_tensors(table: Mapping[str, Any], tensors: Tensors) -> dict[str, CPFactors]:
     from atomml.kernels.cp_factors import CPFactors
 
+    def matrix(role: str, name: str) -> Float64[ndarray, "dim rank"]:
+        return tensors[f"factors.{role}.{name}"].numpy()
+
     return {
         role: CPFactors(
-            lmax=entry["lmax"],
-            kind=entry["kind"],
-            rank=entry["rank"],
-            error=entry["error"],
-            groups=tuple(entry["groups"]),
-            **{name: np.asarray(tensors[f"factors.{role}.{name}"]) for name in ("a", "b", "d")},
+            a=matrix(role, "a"),
+            b=matrix(role, "b"),
+            d=matrix(role, "d"),
+            **(entry | {"groups": tuple(entry["groups"])}),
         )
         for role, entry in table.items()
     }

@@ -117,7 +117,9 @@ class Potential(nn.Module):
             raise UnsupportedError("A model with direct forces has no stress.", fix="ask for forces only")
         species = self._species(graph.z)
         index = edge_index_of(graph)
-        batch = graph.batch if hasattr(graph, "batch") and graph.batch is not None else torch.zeros_like(species)
+        batch = (
+            graph.batch if hasattr(graph, "batch") and graph.batch is not None else torch.zeros_like(species)
+        )
         derive = self.conservative and (forces or stress)
         with torch.enable_grad() if derive else torch.set_grad_enabled(torch.is_grad_enabled()):
             vectors = edge_vectors(graph).to(self.dtype).detach().requires_grad_(derive)
@@ -169,7 +171,9 @@ class Potential(nn.Module):
                 energy=float(out["energy"][k]),
                 energies=out["energies"][rows],
                 forces=out["forces"][rows] if forces else None,
-                stress=full_3x3_to_voigt_6_stress(out["stress"][k]) if stress and a.cell.rank == 3 and a.pbc.all() else None,
+                stress=full_3x3_to_voigt_6_stress(out["stress"][k])
+                if stress and a.cell.rank == 3 and a.pbc.all()
+                else None,
             )
 
     def _energies(
@@ -219,8 +223,10 @@ def _stress(
     outer = vectors[:, :, None] * pair[:, None, :]
     virial = pair.new_zeros((len(graph.cell), 3, 3)).index_add(0, graph_of_edge, outer)
     volume = torch.linalg.det(graph.cell).abs()
-    volume = torch.where(graph.pbc.all(1) & (volume > 0), volume, torch.nan)
-    return 0.5 * (virial + virial.transpose(1, 2)) / volume[:, None, None]
+    periodic = graph.pbc.all(1) & (volume > 0)
+    # dividing by a harmless number first keeps NaN out of the derivatives of the periodic graphs
+    stress = 0.5 * (virial + virial.transpose(1, 2)) / torch.where(periodic, volume, 1.0)[:, None, None]
+    return torch.where(periodic[:, None, None], stress, torch.nan)
 
 
 def _chunks(structures: list[Atoms], max_atoms: int) -> Iterator[list[Atoms]]:

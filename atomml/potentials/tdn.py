@@ -122,9 +122,7 @@ class TDN(nn.Module):
     ) -> BodyOutput:
         """Atomic energies in units of the potential's scale, and the scalars of the last layer."""
         r = vectors.norm(dim=1)
-        harmonics = o3.spherical_harmonics(
-            self.degrees, vectors, normalize=True, normalization="component"
-        )
+        harmonics = o3.spherical_harmonics(self.degrees, vectors, normalize=True, normalization="component")
         x = pad(self.embedding[species][:, None], (0, 0, 0, (self.lmax + 1) ** 2 - 1))
         energies = self.bias[species]
         for layer, readout in zip(self.layers, self.readouts, strict=True):

@@ -11,7 +11,14 @@ from torch.nn.functional import pad, silu
 
 from atomml.graph.atom_graph import EdgeIndex
 from atomml.kernels.cp_factors import CPFactors
-from atomml.nn.attention import DegreeLayerNorm, EdgeProduct, GraphAttention, RadialProfile, SharedLinear, gate
+from atomml.nn.attention import (
+    DegreeLayerNorm,
+    EdgeProduct,
+    GraphAttention,
+    RadialProfile,
+    SharedLinear,
+    gate,
+)
 from atomml.nn.radial import GaussianBasis
 from atomml.potentials.body import BodyOutput
 from atomml.potentials.config import PaperTDNConfig
@@ -114,9 +121,7 @@ class PaperTDN(nn.Module):
         higher = (0, 0, 0, (self.config.lmax + 1) ** 2 - 1)
         atom = pad(self.embedding(one_hot)[:, None], higher)
         ones = self.degree_in(torch.ones_like(atom[:, :1]))
-        message = self.degree_product(
-            pad(ones, higher)[center], y, self.degree_radial(edge_features)
-        )
+        message = self.degree_product(pad(ones, higher)[center], y, self.degree_radial(edge_features))
         degree = torch.zeros_like(atom).index_add(0, center, self.degree_out(message))
         return atom + degree / math.sqrt(self.config.average_degree)
 
