@@ -1,6 +1,6 @@
 """Fits of the coupling tensors: how the files shipped in ``atomml/kernels/factors`` are remade.
 
-    python -m atomml.kernels.cp_fit --lmax 2 --kind cg_even --rank 18
+    python -m atomml.kernels.cp_fit --lmax 2 --kind cg_even --rank 18 --penalty 0.1
     python -m atomml.kernels.cp_fit --lmax 2 --kind so3 --rank 28 --triples 5
     python -m atomml.kernels.cp_fit --lmax 2 --kind so3 --rank 28 --method als --published
     python -m atomml.kernels.cp_fit --lmax 2 --kind cg_even --grouping per_path
@@ -45,6 +45,7 @@ def fit_coupling(
     triples: int = 0,
     seed: int = 0,
     restarts: int = 8,
+    penalty: float = 1e-2,
 ) -> CPFactors:
     """Factors of the fused coupling tensor.
 
@@ -56,13 +57,16 @@ def fit_coupling(
         triples: number of 3-cycles of ``cyclic``.
         seed: seed of the first start.
         restarts: number of starts; the first exact one ends the search.
+        penalty: first weight of the penalty on large columns.
 
     Raises:
         UnsupportedError: a request that the method cannot represent.
     """
     tensor = coupling_tensor(lmax, kind)
     chosen: Method = method or ("cyclic" if kind == "so3" else "symmetric")
-    fit = fit_factors(tensor, rank, method=chosen, triples=triples, seed=seed, restarts=restarts)
+    fit = fit_factors(
+        tensor, rank, method=chosen, triples=triples, seed=seed, restarts=restarts, penalty=penalty
+    )
     return balance(
         CPFactors(
             lmax=lmax,
@@ -124,7 +128,7 @@ def fit_groups(
         grouping=grouping,
         conditioning=conditioning_of(a, b, d),
         seed=seed,
-        method="free, each group by itself",
+        method="free, penalty 0.01, each group by itself",
     )
     error = float(np.linalg.norm(reconstruct(factors) - total) / np.linalg.norm(total))
     return balance(replace(factors, error=error))
@@ -168,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--triples", type=int, default=0, help="3-cycles of the method cyclic")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--restarts", type=int, default=8)
+    parser.add_argument("--penalty", type=float, default=1e-2, help="first weight against large columns")
     parser.add_argument("--published", action="store_true", help="name the file as the published R = 7L²")
     parser.add_argument("--out", type=Path, default=Path(), help="folder of the file")
     return parser
@@ -199,6 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 triples=options.triples,
                 seed=options.seed,
                 restarts=options.restarts,
+                penalty=options.penalty,
             )
     except AtommlError as error:
         Console(stderr=True).print(str(error), markup=False)

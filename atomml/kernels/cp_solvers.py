@@ -143,7 +143,8 @@ def fit_factors(
     triples: int = 0,
     seed: int = 0,
     restarts: int = 8,
-    tolerance: float = 1e-12,
+    penalty: float = 1e-2,
+    tolerance: float = 1e-13,
 ) -> Fit:
     """Fit M[a, b, k] ≈ Σ_r A[a, r] B[b, r] D[k, r] from the starts seed, seed+1, ...; the best is returned.
 
@@ -154,6 +155,7 @@ def fit_factors(
         triples: number of 3-cycles of the ``cyclic`` ansatz.
         seed: seed of the first start; the same seed gives the same factors on the same machine.
         restarts: number of starts; the first whose error is below ``tolerance`` ends the search.
+        penalty: first μ; a large one keeps the columns small, too large a one kills columns for good.
         tolerance: relative Frobenius error that counts as exact.
 
     Raises:
@@ -162,7 +164,7 @@ def fit_factors(
     _check_request(tensor, rank, method, triples)
     best: Fit | None = None
     for start in range(seed, seed + restarts):
-        fit = _fit_once(tensor, rank, method, triples, start, tolerance)
+        fit = _fit_once(tensor, rank, method, triples, start, penalty, tolerance)
         if best is None or fit.error < best.error:
             best = fit
         if best.error <= tolerance:
@@ -184,7 +186,7 @@ def _check_request(tensor: ndarray, rank: int, method: str, triples: int) -> Non
             raise UnsupportedError(f"The tensor is not {method}.", fix="use the method 'free'")
 
 
-def _fit_once(tensor: ndarray, rank: int, method: Method, triples: int, seed: int, tolerance: float) -> Fit:
+def _fit_once(tensor: ndarray, rank: int, method: Method, triples: int, seed: int, penalty: float, tolerance: float) -> Fit:
     """One start."""
     rng = np.random.default_rng(seed)
     scale = float(np.linalg.norm(tensor))
@@ -193,41 +195,53 @@ def _fit_once(tensor: ndarray, rank: int, method: Method, triples: int, seed: in
     else:
         ansatz: _Ansatz = _Free(tensor, rank) if method == "free" else _Cyclic(tensor, rank, triples)
         start = rng.normal(size=ansatz.size) * 0.7 / np.sqrt(np.mean(tensor.shape))
-        factors = ansatz.factors(_levenberg_marquardt(ansatz, start, tolerance * scale))
+        factors = ansatz.factors(_levenberg_marquardt(ansatz, start, penalty, scale, tolerance))
     a, b, d = (np.ascontiguousarray(factor) for factor in factors)
     residual = np.einsum("ar,br,kr->abk", a, b, d, optimize=True) - tensor
-    name = (
-        f"cyclic, {rank - 3 * triples} fixed points and {triples} 3-cycles" if method == "cyclic" else method
-    )
+    words = {"cyclic": f"cyclic, triples {triples}, penalty {penalty:g}", "als": "als"}
+    name = words.get(method, f"{method}, penalty {penalty:g}")
     return Fit(a, b, d, float(np.linalg.norm(residual)) / scale, conditioning_of(a, b, d), seed, name)
 
 
-def _levenberg_marquardt(ansatz: _Ansatz, x: _Vector, target: float) -> _Vector:
-    """Minimise ‖residual‖² + μ‖x‖², μ from 1e-1 by 0.8 per step, until ‖residual‖ ≤ target or it stalls."""
-    mu, damping, history = 1e-1, 1e-2, []
-    value, slope = ansatz.gradient(x)
-    diagonal = np.arange(len(x))
+def _levenberg_marquardt(ansatz: _Ansatz, x: _Vector, mu: float, scale: float, tolerance: float) -> _Vector:
+    """Minimise ‖residual‖² + μ‖x‖², μ falling by 0.8 per step; near an exact solution the last steps have μ = 0.
+
+    Ends when ‖residual‖ ≤ tolerance · scale, when it stalls, or after 400 steps.
+    """
+    damping, history = 1e-2, []
+    state = (x, *ansatz.gradient(x))
     for _ in range(400):
-        matrix = ansatz.normal_matrix(x)
-        for _ in range(12):
-            shifted = matrix.copy()
-            shifted[diagonal, diagonal] += damping + mu
-            try:
-                step = cho_solve(cho_factor(shifted, overwrite_a=True, check_finite=False), slope + mu * x)
-            except LinAlgError:
-                damping *= 10.0
-                continue
-            trial, (new_value, new_slope) = x - step, ansatz.gradient(x - step)
-            if new_value + mu * trial @ trial < value + mu * x @ x:
-                x, value, slope, damping = trial, new_value, new_slope, max(0.3 * damping, 1e-14)
-                break
-            damping *= 4.0
-        history.append(np.sqrt(value))
-        mu = max(0.8 * mu, 1e-13)
-        stalled = mu < 1e-9 and history[-1] > 0.9 * history[-25]
-        if history[-1] <= target or stalled:
+        state, damping = _damped_step(ansatz, state, mu, damping)
+        history.append(np.sqrt(state[1]) / scale)
+        mu = 0.8 * mu if mu > 1e-10 else 0.0
+        stalled = mu == 0.0 and history[-1] > 0.9 * history[-25]
+        if history[-1] <= tolerance or stalled:
             break
-    return x
+    return state[0]
+
+
+_State = tuple[_Vector, float, _Vector]
+
+
+def _damped_step(ansatz: _Ansatz, state: _State, mu: float, damping: float) -> tuple[_State, float]:
+    """One Levenberg-Marquardt step: the new unknowns, ‖residual‖² and half its gradient, and the new damping."""
+    x, value, slope = state
+    matrix = ansatz.normal_matrix(x)
+    diagonal = np.arange(len(x))
+    for _ in range(12):
+        shifted = matrix.copy()
+        shifted[diagonal, diagonal] += damping + mu
+        try:
+            step = cho_solve(cho_factor(shifted, overwrite_a=True, check_finite=False), slope + mu * x)
+        except LinAlgError:
+            damping *= 10.0
+            continue
+        trial = x - step
+        new_value, new_slope = ansatz.gradient(trial)
+        if new_value + mu * trial @ trial < value + mu * x @ x:
+            return (trial, new_value, new_slope), max(0.3 * damping, 1e-14)
+        damping *= 4.0
+    return state, damping
 
 
 def _alternate(tensor: ndarray, rank: int, rng: np.random.Generator) -> tuple[ndarray, ndarray, ndarray]:
