@@ -13,7 +13,7 @@ __all__ = ["SkinnedNeighbors", "check_structure", "neighbor_list"]
 
 Neighbors = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 
-_MAX_EDGES = 1e9
+_MAX_NEIGHBORS = 1e5  # no matter is that dense: a cell of wrong units or no thickness
 _VESIN_CELLS = 1e5  # above it vesin merges cells, and divides by zero if a direction is left with none
 
 
@@ -30,17 +30,17 @@ def neighbor_list(
 
     Raises:
         DataError: no atoms, non-finite numbers, a periodic direction without a lattice vector, a cutoff that
-            is not positive, or a cell so flat that a billion neighbours would be within the cutoff.
+            is not positive, or a cell so small or flat that an atom would have over 10⁵ neighbours.
     """
     check_structure(pos, cell, pbc, cutoff)
     # one part in 10⁹, and the rounding of far-away coordinates: the exact test is in _within
     reach = cutoff * (1 + 1e-9) + 1e-14 * float(np.abs(pos).max())
     box, compact, image = _compact(pos, cell, pbc, reach)
     widths = _widths(box)
-    expected = len(pos) ** 2 / np.prod(widths) * 4 / 3 * np.pi * reach**3
-    if expected > _MAX_EDGES:
+    expected = len(pos) / np.abs(np.linalg.det(box)) * 4 / 3 * np.pi * reach**3
+    if expected > _MAX_NEIGHBORS:
         raise DataError(
-            f"This structure would have about {expected:.1e} neighbours within {cutoff:g} Å: "
+            f"Each atom would have about {expected:.0e} neighbours within {cutoff:g} Å: "
             f"{len(pos)} atoms in a cell {widths.min():.2g} Å thick.",
             fix="check the cell and the positions (Å), or lower the cutoff",
         )
