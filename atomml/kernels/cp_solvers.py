@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
@@ -47,6 +47,7 @@ class Fit:
     method: str
 
 
+@runtime_checkable
 class _Ansatz(Protocol):
     """A least-squares problem in one vector of unknowns."""
 
@@ -186,7 +187,9 @@ def _check_request(tensor: ndarray, rank: int, method: str, triples: int) -> Non
             raise UnsupportedError(f"The tensor is not {method}.", fix="use the method 'free'")
 
 
-def _fit_once(tensor: ndarray, rank: int, method: Method, triples: int, seed: int, penalty: float, tolerance: float) -> Fit:
+def _fit_once(
+    tensor: ndarray, rank: int, method: Method, triples: int, seed: int, penalty: float, tolerance: float
+) -> Fit:
     """One start."""
     rng = np.random.default_rng(seed)
     scale = float(np.linalg.norm(tensor))
