@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 from atomml.simulate.calculator import Calculator
+from atomml.simulate.check_report import CheckReport, CheckRow
+from atomml.simulate.checks import run_checks
 from atomml.simulate.interface import PotentialLike
 from atomml.simulate.md import MDResult, run_md
 from atomml.simulate.md_config import Limits, MDConfig
+from atomml.simulate.relax import RelaxResult, relax, write_relaxed
 
-__all__ = ["Calculator", "Limits", "MDConfig", "MDResult", "PotentialLike", "run_md"]
+__all__ = [
+    "Calculator",
+    "CheckReport",
+    "CheckRow",
+    "Limits",
+    "MDConfig",
+    "MDResult",
+    "PotentialLike",
+    "RelaxResult",
+    "relax",
+    "run_checks",
+    "run_md",
+    "write_relaxed",
+]

@@ -111,15 +111,16 @@ def run_md(
     chosen = {"temperature": temperature, "steps": steps, **settings}
     chosen["timestep"] = default_timestep(atoms) if timestep is None else timestep
     config = parse_config(MDConfig, chosen, where="run_md")
-    refuse_bad_setup(atoms, config)
+    calculator = potential if isinstance(potential, Calculator) else Calculator(potential)
+    refuse_bad_setup(atoms, config, has_stress="stress" in calculator.implemented_properties)
     folder = None if out_dir is None else Path(out_dir)
-    run = _resume(atoms, potential, config, folder) if resume else _start(atoms, potential, config, folder)
+    run = (_resume if resume else _start)(atoms, calculator, config, folder)
     seconds = _loop(run, progress)
     return _finish(run, seconds)
 
 
-def _start(atoms: Atoms, potential: Any, config: MDConfig, folder: Path | None) -> _Run:
-    atoms = _working_copy(atoms, potential)
+def _start(atoms: Atoms, calculator: Calculator, config: MDConfig, folder: Path | None) -> _Run:
+    atoms = _working_copy(atoms, calculator)
     rng = np.random.Generator(np.random.PCG64(config.seed))
     if not config.keep_velocities:
         start_velocities(atoms, config, rng)
@@ -129,19 +130,19 @@ def _start(atoms: Atoms, potential: Any, config: MDConfig, folder: Path | None) 
         files = FileRecorder(folder)
     dof = degrees_of_freedom(atoms, config)
     dyn = make_integrator(atoms, config, rng)
-    run = _Run(atoms, atoms.calc, config, dyn, dof, 0, [], files, folder)
+    run = _Run(atoms, calculator, config, dyn, dof, 0, [], files, folder)
     _guard(run, None)
     _log(run)
     _save(run)
     return run
 
 
-def _resume(atoms: Atoms, potential: Any, config: MDConfig, folder: Path | None) -> _Run:
+def _resume(atoms: Atoms, calculator: Calculator, config: MDConfig, folder: Path | None) -> _Run:
     if folder is None:
         raise ConfigError("Resuming needs the folder of the run.", fix="give out_dir (--out DIR)")
     state = load_state(folder / "state.npz")
     _same_run(state, atoms, config, folder)
-    atoms = _working_copy(atoms, potential)
+    atoms = _working_copy(atoms, calculator)
     rng = np.random.Generator(np.random.PCG64(config.seed))
     atoms.set_cell(state.arrays["cell"], scale_atoms=False)
     atoms.set_positions(state.arrays["positions"], apply_constraint=False)
@@ -153,12 +154,12 @@ def _resume(atoms: Atoms, potential: Any, config: MDConfig, folder: Path | None)
     load_integrator_state(dyn, inner)
     files = FileRecorder(folder, state)
     records = read_log(files.log_path)
-    return _Run(atoms, atoms.calc, config, dyn, dof, state.step, records, files, folder)
+    return _Run(atoms, calculator, config, dyn, dof, state.step, records, files, folder)
 
 
-def _working_copy(atoms: Atoms, potential: Any) -> Atoms:
+def _working_copy(atoms: Atoms, calculator: Calculator) -> Atoms:
     copy = atoms.copy()
-    copy.calc = potential if isinstance(potential, Calculator) else Calculator(potential)
+    copy.calc = calculator
     return copy
 
 
@@ -255,7 +256,8 @@ def _log(run: _Run) -> None:
     if run.records and run.records[-1]["step"] == run.step:
         return
     volume = has_volume(atoms)
-    stress = atoms.get_stress(include_ideal_gas=True) if volume else None
+    stressed = volume and "stress" in run.calculator.implemented_properties
+    stress = atoms.get_stress(include_ideal_gas=True) if stressed else None
     potential, kinetic = float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy())
     forces = atoms.get_forces(apply_constraint=False)
     record: Record = {

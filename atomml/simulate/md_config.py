@@ -86,11 +86,11 @@ def default_timestep(atoms: Atoms) -> float:
     return 1.0 if lightest < 21.0 else 2.0
 
 
-def refuse_bad_setup(atoms: Atoms, config: MDConfig) -> None:
+def refuse_bad_setup(atoms: Atoms, config: MDConfig, *, has_stress: bool = True) -> None:
     """Combinations that cannot run.
 
     Raises:
-        SimulationError: npt without a volume or with constraints, an atom without mass.
+        SimulationError: npt without a volume, without a stress or with constraints; an atom without mass.
     """
     where = atoms.get_chemical_formula()
     if np.any(atoms.get_masses() <= 0):
@@ -102,6 +102,12 @@ def refuse_bad_setup(atoms: Atoms, config: MDConfig) -> None:
             "Constant pressure needs a structure that is periodic in three directions.",
             where=f"{where}, pbc {atoms.pbc.tolist()}",
             fix="use nvt, or give the structure a cell and pbc = True",
+        )
+    if not has_stress:
+        raise SimulationError(
+            "Constant pressure needs a model with a stress; this one predicts forces directly.",
+            where=where,
+            fix="use nvt, or a conservative model",
         )
     if atoms.constraints:
         raise SimulationError(

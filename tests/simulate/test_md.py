@@ -169,6 +169,14 @@ def test_npt_of_a_molecule_is_refused(potential, molecule):
         run_md(molecule, potential, temperature=300.0, steps=5, ensemble="npt")
 
 
+def test_model_with_direct_forces_runs_nvt_and_is_refused_npt(make_potential, copper):
+    direct = make_potential(flaw="direct")
+    result = run_md(copper, direct, temperature=50.0, steps=3)
+    assert np.isnan(result.log["pressure_GPa"]).all()
+    with pytest.raises(SimulationError, match="predicts forces directly"):
+        run_md(copper, direct, temperature=50.0, steps=3, ensemble="npt")
+
+
 def test_unknown_element_stops_before_the_first_step(potential):
     with pytest.raises(UnsupportedError, match="Au"):
         run_md(bulk("Au"), potential, temperature=300.0, steps=5)
