@@ -14,6 +14,7 @@ from atomml.datasets.references import (
     no_references,
     reference_sums,
 )
+from atomml.datasets.report import data_report
 from atomml.datasets.splits import Split, split_by_condition, split_by_file, split_by_group, split_random
 from atomml.datasets.store import FrameStore, concatenate, label_summary
 
@@ -24,6 +25,7 @@ __all__ = [
     "ReferenceEnergies",
     "Split",
     "concatenate",
+    "data_report",
     "from_ase",
     "from_table",
     "isolated_atoms",

@@ -66,7 +66,9 @@ class ReferenceEnergies:
             lines.append(f"std of (E - sum E0)/N: {self.residual_std:.4f} eV/atom")
         if self.rank_deficient:
             lines.append(
-                "rank-deficient, minimum-norm values; not determined: " + "; ".join(self.undetermined)
+                "The compositions leave E0 undetermined (minimum-norm values are used): adding a multiple of "
+                + " or of ".join(f"({c})" for c in self.undetermined)
+                + " to the E0 changes no energy."
             )
         return "\n".join(lines)
 
