@@ -49,17 +49,13 @@ def conv_p(
     return conv(s, q, w, center, neighbor, n_neighbors, groups)
 
 
-def conv_q(
-    p: Nodes, s: Nodes, w: Weights, neighbor: Index, center: Index, groups: Sequence[int]
-) -> Ranks:
+def conv_q(p: Nodes, s: Nodes, w: Weights, neighbor: Index, center: Index, groups: Sequence[int]) -> Ranks:
     """Tq: adjoint of T in q."""
     g = group_of_rank(groups, p.device)
     return (w[:, g] * p[neighbor] * s[center]).sum(-1)
 
 
-def conv_w(
-    p: Nodes, q: Ranks, s: Nodes, neighbor: Index, center: Index, groups: Sequence[int]
-) -> Weights:
+def conv_w(p: Nodes, q: Ranks, s: Nodes, neighbor: Index, center: Index, groups: Sequence[int]) -> Weights:
     """Tw: adjoint of T in w."""
     product = q[:, :, None] * p[neighbor] * s[center]
     g = group_of_rank(groups, p.device)

@@ -39,9 +39,7 @@ def conv_p(
     return conv(s, q, w, center, neighbor, n_neighbors, groups)
 
 
-def conv_q(
-    p: Nodes, s: Nodes, w: Weights, neighbor: Index, center: Index, groups: Sequence[int]
-) -> Ranks:
+def conv_q(p: Nodes, s: Nodes, w: Weights, neighbor: Index, center: Index, groups: Sequence[int]) -> Ranks:
     """Tq: see `atomml.kernels.reference.conv_q`."""
     out = p.new_empty((len(neighbor), p.shape[1]))
     for edges, product in _products(p, s, neighbor, center):
@@ -50,9 +48,7 @@ def conv_q(
     return out
 
 
-def conv_w(
-    p: Nodes, q: Ranks, s: Nodes, neighbor: Index, center: Index, groups: Sequence[int]
-) -> Weights:
+def conv_w(p: Nodes, q: Ranks, s: Nodes, neighbor: Index, center: Index, groups: Sequence[int]) -> Weights:
     """Tw: see `atomml.kernels.reference.conv_w`."""
     out = p.new_empty((len(neighbor), len(groups), p.shape[2]))
     for edges, product in _products(p, s, neighbor, center):
