@@ -30,7 +30,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 class DataConfig(Config):
     """Where structures and labels come from and how they are divided."""
 
-    train: Paths
+    train: Paths = Field(examples=["train.extxyz"])
     """File or files of training structures: a native data folder or anything ASE reads."""
     valid: Part | None = 0.1
     """File or files; or a fraction (below 1) or a number of structures taken from the training files."""
@@ -144,7 +144,7 @@ class BatchConfig(Config):
 class RunConfig(Config):
     """What a training and a finetuning have in common."""
 
-    run_dir: str
+    run_dir: str = Field(examples=["runs/first"])
     """Folder for all results; it must be empty or absent unless ``--resume`` or ``--overwrite`` is given."""
     data: DataConfig
     """Structures and labels."""
@@ -156,7 +156,7 @@ class RunConfig(Config):
     """Learning-rate schedule."""
     batch: BatchConfig = BatchConfig(batch_size=8)
     """Batch limits."""
-    epochs: PositiveInt | None = None
+    epochs: PositiveInt | None = Field(default=None, examples=[100])
     """Passes over the training set. At least one of epochs, max_steps and max_minutes is needed."""
     max_steps: PositiveInt | None = None
     """Optimiser steps."""

@@ -146,10 +146,10 @@ def _divide(config: DataConfig, store: FrameStore) -> Split:
     if valid == test == 0:
         split = Split(np.arange(len(pool)), held_out[:0], held_out[:0], {"method": "all"})
     elif config.group is None:
-        split = split_random(len(pool), (None, valid, test), config.split_seed)
+        split = split_random(len(pool), valid=valid, test=test, seed=config.split_seed)
     else:
         groups = tag_values(store, config.group)[pool]
-        split = split_by_group(groups, (None, valid, test), config.split_seed)
+        split = split_by_group(groups, valid=valid, test=test, seed=config.split_seed)
     test_rows = np.concatenate([pool[split.test], held_out])
     return Split(pool[split.train], pool[split.valid], test_rows, split.how | where)
 

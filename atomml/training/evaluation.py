@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,9 +33,11 @@ FRAME_COLUMNS = (
     "forces_max_error_eV_per_A",
     "stress_rmse_eV_per_A3",
 )
+Numbers = dict[str, int | float]
 MOST_GROUPS = 60  # a tag with more values than this is a name, not a class
 
 
+@runtime_checkable
 class Evaluable(Protocol):
     """What `evaluate` needs of a potential."""
 
@@ -79,8 +81,8 @@ class Evaluation:
 
     metrics: dict[str, float]
     counts: dict[str, int]
-    elements: dict[str, dict[str, float]]
-    tags: dict[str, dict[str, dict[str, float]]]
+    elements: dict[str, Numbers]
+    tags: dict[str, dict[str, Numbers]]
     rows: Int64[ndarray, " frames"]
     ids: list[str]
     n_atoms: Int64[ndarray, " frames"]
@@ -212,7 +214,7 @@ def summary(arrays: dict[str, ndarray], frames: ndarray) -> tuple[dict[str, floa
     return metrics, counts
 
 
-def by_element(arrays: dict[str, ndarray]) -> dict[str, dict[str, float]]:
+def by_element(arrays: dict[str, ndarray]) -> dict[str, Numbers]:
     """Number of atoms with force labels, MAE and RMSE of the force components for each element."""
     error = arrays["forces"] - arrays["forces_label"]
     known = np.isfinite(arrays["forces_label"]).all(axis=1)
@@ -228,9 +230,9 @@ def by_element(arrays: dict[str, ndarray]) -> dict[str, dict[str, float]]:
     return out
 
 
-def by_tag(arrays: dict[str, ndarray], tags: dict[str, ndarray]) -> dict[str, dict[str, dict[str, float]]]:
+def by_tag(arrays: dict[str, ndarray], tags: dict[str, ndarray]) -> dict[str, dict[str, Numbers]]:
     """Metrics for each value of each per-frame tag that has between 2 and 60 different values."""
-    out: dict[str, dict[str, dict[str, float]]] = {}
+    out: dict[str, dict[str, Numbers]] = {}
     for name, column in tags.items():
         values = np.unique(column)
         if not 2 <= len(values) <= MOST_GROUPS:

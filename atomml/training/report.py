@@ -81,6 +81,7 @@ def _parity(axes: Axes, label: Float64[ndarray, " n"], value: Float64[ndarray, "
     else:
         axes.plot(x, y, ".", markersize=3, alpha=0.6, color="#1f77b4")
     axes.set_aspect("equal", adjustable="datalim")
+    axes.locator_params(nbins=5)
 
 
 def learning_curve(records: Sequence[Mapping[str, Any]]) -> Figure:
@@ -111,6 +112,7 @@ def learning_curve(records: Sequence[Mapping[str, Any]]) -> Figure:
             axes.set_yscale("log")
     for axes in (left, middle, right):
         axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     return figure
 
