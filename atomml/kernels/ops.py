@@ -55,6 +55,9 @@ def cp_conv(
             f"{index.neighbor.shape[0]} edges, {index.row_ptr.shape[0] - 1} atoms, groups {tuple(groups)}.",
             fix="p is [atoms, rank, channels], q [edges, rank], w [edges, len(groups), channels]",
         )
+    if not p.dtype == q.dtype == w.dtype:  # autocast gives p and w in half precision, q in single
+        wide = torch.promote_types(torch.promote_types(p.dtype, q.dtype), w.dtype)
+        p, q, w = p.to(wide), q.to(wide), w.to(wide)
     return _conv(p, q, w, *index, list(groups))
 
 
