@@ -207,7 +207,7 @@ def _fit_once(
 
 
 def _levenberg_marquardt(ansatz: _Ansatz, x: _Vector, mu: float, scale: float, tolerance: float) -> _Vector:
-    """Minimise ‖residual‖² + μ‖x‖², μ falling by 0.8 per step; near an exact solution the last steps have μ = 0.
+    """Minimise ‖residual‖² + μ‖x‖², μ falling by 0.8 per step and zero in the last ones.
 
     Ends when ‖residual‖ ≤ tolerance · scale, when it stalls, or after 400 steps.
     """
@@ -227,7 +227,7 @@ _State = tuple[_Vector, float, _Vector]
 
 
 def _damped_step(ansatz: _Ansatz, state: _State, mu: float, damping: float) -> tuple[_State, float]:
-    """One Levenberg-Marquardt step: the new unknowns, ‖residual‖² and half its gradient, and the new damping."""
+    """One step: the new unknowns with ‖residual‖² and half its gradient, and the new damping."""
     x, value, slope = state
     matrix = ansatz.normal_matrix(x)
     diagonal = np.arange(len(x))
