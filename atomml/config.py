@@ -18,7 +18,9 @@ __all__ = ["Config", "load_config", "parse_config", "read_yaml", "set_by_path"]
 class Config(BaseModel):
     """Base of every configuration model: unknown keys are errors and field docstrings are the manual."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, frozen=True, validate_default=True
+    )
 
 
 C = TypeVar("C", bound=Config)
@@ -49,7 +51,7 @@ def parse_config(model: type[C], data: Mapping[str, Any], *, where: str) -> C:
         raise ConfigError(
             "This configuration cannot be used:\n" + "\n".join(f"    - {p}" for p in problems),
             where=where,
-            fix="correct the keys above; `atomml schema` prints every key with its meaning and default",
+            fix="correct the keys above; `atomml schema KIND` prints every key with its meaning and default",
         ) from error
 
 
@@ -94,7 +96,9 @@ def _scalar(text: str) -> Any:
 def _describe(model: type[BaseModel], item: Any) -> str:
     path = ".".join(str(part) for part in item["loc"])
     if item["type"] != "extra_forbidden":
-        return f"{path}: {item['msg']} (got {item['input']!r})"
+        message = item["msg"].removeprefix("Value error, ")
+        got = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
+        return f"{path or 'the whole'}: {message}{got}"
     known = sorted(_field_names(model, item["loc"][:-1]))
     near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"

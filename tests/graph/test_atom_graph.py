@@ -93,8 +93,9 @@ def test_graphs_come_back_from_a_batch():
     ]
     for before, after in zip(graphs, collate(graphs).to_data_list(), strict=True):
         assert isinstance(after, AtomGraph)
-        assert set(before.keys()) == set(after.keys())
-        for key in before.keys():
+        keys = before.keys()
+        assert set(keys) == set(after.keys())
+        for key in keys:
             assert torch.equal(before[key], after[key]), key
 
 

@@ -1,0 +1,123 @@
+"""`atomml schema`, `atomml template` and `atomml validate`: configurations explained and checked."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from atomml.config import Config
+
+__all__ = ["Kind", "register"]
+
+
+class Kind(StrEnum):
+    """Configurations there are."""
+
+    train = "train"
+    finetune = "finetune"
+    tdn = "tdn"
+    tdn_paper = "tdn_paper"
+
+
+KindArgument = Annotated[Kind, typer.Argument(help="Which configuration.", metavar="KIND")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    app.command("schema")(_schema)
+    app.command("template")(_template)
+    app.command("validate")(_validate)
+
+
+def _schema(
+    kind: KindArgument,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON schema instead of the table.")] = False,
+) -> None:
+    """Print every key of a configuration with its type, default and meaning.
+
+    KIND: train, finetune, or a network: tdn, tdn_paper.
+    """
+    model = model_of(kind)
+    if json:
+        from json import dumps
+
+        typer.echo(dumps(model.model_json_schema(), indent=1, ensure_ascii=False))
+        return
+    _print_table(model, kind)
+
+
+def _template(kind: KindArgument) -> None:
+    """Print a configuration with every key, explained: atomml template train > my.yaml."""
+    from atomml.config_manual import template_of
+
+    typer.echo(template_of(model_of(kind)), nl=False)
+
+
+def _validate(
+    file: Annotated[Path, typer.Argument(help="Configuration (YAML).", metavar="FILE")],
+    kind: Annotated[
+        Kind | None, typer.Option("--kind", help="What it is meant to be; found by itself.", metavar="KIND")
+    ] = None,
+) -> None:
+    """Check a configuration without running it."""
+    from atomml.config import parse_config, read_yaml
+
+    data = read_yaml(file)
+    kind = kind or _kind_of(data)
+    parse_config(model_of(kind), data, where=str(file))
+    typer.echo(f"OK: {file} is a valid {kind.value} configuration.")
+
+
+def model_of(kind: Kind) -> type[Config]:
+    """The pydantic model of a kind of configuration."""
+    from atomml.potentials.config import PaperTDNConfig, TDNConfig
+    from atomml.training.config import FinetuneConfig, TrainConfig
+
+    match kind:
+        case Kind.train:
+            return TrainConfig
+        case Kind.finetune:
+            return FinetuneConfig
+        case Kind.tdn:
+            return TDNConfig
+        case Kind.tdn_paper:
+            return PaperTDNConfig
+
+
+def _kind_of(data: dict[str, Any]) -> Kind:
+    """What a file is most likely meant to be."""
+    if "kind" in data:
+        return Kind.tdn_paper if data["kind"] == "tdn_paper" else Kind.tdn
+    own = model_of(Kind.finetune).model_fields.keys() - model_of(Kind.train).model_fields.keys()
+    return Kind.finetune if own & data.keys() else Kind.train
+
+
+def _print_table(model: type[Config], kind: Kind) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from atomml.config_manual import settings_of
+
+    table = Table("key", "meaning, values and default", title=f"{kind.value} configuration")
+    table.columns[0].no_wrap = True
+    for row in settings_of(model):
+        if row.group:
+            table.add_section()
+            table.add_row(Text(row.key, "bold"), Text(row.meaning, "bold"))
+            continue
+        default = "required" if row.required else f"default {_show(row.default)}"
+        table.add_row(Text(row.key), Text.assemble(row.meaning, "\n", (f"{row.type}; {default}", "cyan")))
+    # text for a file or a pipe need not fit a terminal
+    console = Console()
+    (console if console.is_terminal else Console(width=120)).print(table)
+
+
+def _show(value: Any) -> str:
+    from json import dumps
+
+    return value if isinstance(value, str) else dumps(value, ensure_ascii=False)

@@ -1,0 +1,126 @@
+"""`atomml info`: what is written in the header of a model file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("info")(_info)
+
+
+def _info(
+    model: Annotated[str, typer.Argument(help="Model file, or the name of a bundled one.", metavar="MODEL")],
+    json: Annotated[bool, typer.Option("--json", help="Print the whole header as JSON.")] = False,
+) -> None:
+    """Show what a model is: network, elements, units, training data, errors, licence.
+
+    Reads the header only: no weights are loaded and nothing in the file is executed.
+    """
+    from atomml.potentials.model_file import read_header
+
+    header = read_header(model)
+    if json:
+        from json import dumps
+
+        typer.echo(dumps(header, indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    console.print(_overview(model, header))
+    if header.get("e0"):
+        console.print(_reference_energies(header))
+
+
+def _overview(model: str, header: dict[str, Any]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"Model {Path(model).name}", show_header=False)
+    for name, value in _rows(header):
+        table.add_row(Text(name, "bold"), Text(value))
+    return table
+
+
+def _rows(header: dict[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of what a user asks first; an absent entry is left out."""
+    config = dict(header.get("config", {}))
+    rows = [
+        ("network", str(config.pop("kind", "unknown"))),
+        ("elements", " ".join(element_symbols(header.get("elements", [])))),
+        ("cutoff", f"{config.pop('cutoff', float('nan')):g} Å"),
+        ("parameters", f"{header['parameters']:,}" if "parameters" in header else ""),
+        ("precision", str(header.get("dtype", ""))),
+        ("forces", _forces_text(header.get("conservative"))),
+        ("settings", _pairs(config)),
+        ("coupling", "; ".join(_factor_text(k, f) for k, f in header.get("factors", {}).items())),
+        ("units", _pairs(header.get("units", {}))),
+        ("data", _pairs(header.get("data", {}))),
+        ("errors", _pairs(header.get("metrics", {}))),
+        ("licence", str(header.get("licence", ""))),
+        ("written", _written_text(header)),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def element_symbols(numbers: list[int]) -> list[str]:
+    """Chemical symbols; the table of elements comes with ASE, whose data module is light."""
+    from ase.data import chemical_symbols
+
+    return [str(chemical_symbols[z]) for z in numbers]
+
+
+def _forces_text(conservative: bool | None) -> str:
+    if conservative is None:
+        return ""
+    return "derivatives of the energy" if conservative else "direct output, not conservative"
+
+
+def _factor_text(role: str, factor: dict[str, Any]) -> str:
+    kind, rank, error = factor.get("kind"), factor.get("rank"), factor.get("error", float("nan"))
+    return f"{role}: {kind}, L = {factor.get('lmax')}, rank {rank}, error {error:.1e}"
+
+
+def _written_text(header: dict[str, Any]) -> str:
+    return f"{header.get('created', 'unknown')} by atomml {header.get('atomml', 'unknown')}"
+
+
+def _pairs(items: dict[str, Any]) -> str:
+    """``{"a": 1, "b": {"c": 2.0}}`` as "a 1, b.c 2"; long lists are counted."""
+    return ", ".join(f"{key} {value}" for key, value in _flat(items))
+
+
+def _flat(items: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in items.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and len(value) > 8:
+            rows.append((prefix + key, f"({len(value)} values)"))
+        elif isinstance(value, float):
+            rows.append((prefix + key, f"{value:.4g}"))
+        else:
+            rows.append((prefix + key, str(value)))
+    return rows
+
+
+def _reference_energies(header: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table("element", "E0 (eV)", title="Reference energies")
+    table.columns[1].justify = "right"
+    for number, energy in header["e0"].items():
+        table.add_row(*element_symbols([int(number)]), f"{energy:.6f}")
+    return table
