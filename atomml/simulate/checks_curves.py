@@ -32,13 +32,13 @@ def check_equation_of_state(
         atoms: a crystal.
         must_pass: whether a missing minimum is a failure (the user's structure) or information (a guess).
     """
-    name = f"equation of state, {atoms.get_chemical_formula('reduce' if len(atoms) > 1 else 'hill')}"
+    name = f"equation of state, {atoms.get_chemical_formula(empirical=True)}"
     if not has_volume(atoms):
         return [CheckRow(_EOS.lower(), np.nan, None, "GPa", None, "not applicable: no volume")], []
     volumes, energies = _scan(potential, atoms, np.linspace(0.75, 1.35, 25))
     curve = Curve(
         _EOS,
-        atoms.get_chemical_formula("reduce"),
+        atoms.get_chemical_formula(empirical=True),
         volumes / len(atoms),
         (energies - energies.min()) / len(atoms),
         "volume (Å³/atom)",

@@ -99,7 +99,7 @@ def run_md(
         out_dir: folder of the files; None keeps the log in memory only.
         resume: continue the run in ``out_dir`` from its last complete state, bit for bit.
         progress: show a progress bar (plain lines when not a terminal).
-        timestep: in fs; by default from the lightest atom.
+        timestep: in fs; None: from the lightest atom.
         settings: the other fields of `MDConfig`: ensemble, thermostat, pressure, seed, log_every, ...
 
     Raises:

@@ -1,0 +1,193 @@
+"""What `atomml md`, `relax` and `check` do: read files, run, print a table, write results."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from ase import Atoms
+from ase.io import read
+from rich.console import Console
+from rich.table import Table
+
+from atomml.errors import CheckError, ConfigError, DataError
+from atomml.potentials import load_model
+from atomml.simulate.check_report import CheckReport
+from atomml.simulate.checks import run_checks
+from atomml.simulate.interface import PotentialLike
+from atomml.simulate.md import run_md
+from atomml.simulate.md_files import write_atomically
+from atomml.simulate.relax import RelaxResult, relax, write_relaxed
+
+__all__ = ["check_command", "md_command", "read_structures", "relax_command"]
+
+
+def read_structures(path: str | Path) -> list[Atoms]:
+    """All frames of any file that ASE reads; ``file.xyz@0`` picks one, as everywhere in ASE.
+
+    Raises:
+        DataError: no such file, a format ASE does not know, no frames.
+    """
+    try:
+        frames = read(path) if "@" in str(path) else read(path, index=":")
+    except Exception as error:  # ASE readers raise whatever their parser meets
+        raise DataError(
+            f"Cannot read structures ({type(error).__name__}: {error}).",
+            where=str(path),
+            fix="give a file that ASE reads (extxyz, cif, POSCAR, ...); `ase info --formats` lists them",
+        ) from error
+    frames = [frames] if isinstance(frames, Atoms) else list(frames)
+    if not frames:
+        raise DataError("There is no structure in this file.", where=str(path))
+    return frames
+
+
+def md_command(
+    model: str,
+    structure: str,
+    *,
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+    repeat: tuple[int, int, int],
+    device: str,
+    dtype: str | None,
+    json_file: Path | None,
+    settings: dict[str, Any],
+) -> None:
+    """Run molecular dynamics of the last frame of a file and print its summary.
+
+    Raises:
+        ConfigError: the folder already holds a run and neither ``resume`` nor ``overwrite`` is given.
+        AtommlError: whatever `run_md` raises.
+    """
+    if (out / "state.npz").exists() and not (resume or overwrite):
+        raise ConfigError(
+            "There is already a run in this folder.",
+            where=str(out),
+            fix="--resume continues it, --overwrite discards it, --out DIR writes elsewhere",
+        )
+    atoms = read_structures(structure)[-1].repeat(repeat)
+    potential = _load(model, device, dtype)
+    result = run_md(atoms, potential, out_dir=out, resume=resume, progress=True, **settings)
+    summary = result.summary
+    table = Table("quantity", "mean", "deviation", title=f"{summary['formula']}, {summary['time_ps']:g} ps")
+    for name, values in summary["second_half"].items():
+        if values["mean"] is not None:
+            table.add_row(name, f"{values['mean']:.5g}", f"{values['std']:.2g}")
+    console = Console()
+    console.print(table)
+    drift = summary["conserved_drift_meV_per_atom_per_ps"]
+    if drift is not None:
+        console.print(f"drift of the conserved energy: {drift:.3g} meV/atom/ps")
+    console.print(f"means over the second half; files in {out}", soft_wrap=True)
+    _write_json(json_file, summary)
+
+
+def relax_command(
+    model: str,
+    structures: str,
+    *,
+    out: Path,
+    fmax: float,
+    steps: int,
+    cell: bool | None,
+    optimizer: str,
+    device: str,
+    dtype: str | None,
+    json_file: Path | None,
+) -> bool:
+    """Relax every frame of a file, print a table, write the results; True when all converged.
+
+    Raises:
+        ConfigError: an unknown optimiser.
+        DataError: the structures cannot be read.
+        ModelFileError: the model cannot be read.
+    """
+    if optimizer not in ("fire", "lbfgs"):
+        raise ConfigError(f"There is no optimizer {optimizer!r}.", fix="use fire or lbfgs")
+    frames, potential = read_structures(structures), _load(model, device, dtype)
+    kind = cast(Literal["fire", "lbfgs"], optimizer)
+    results = relax(frames, potential, fmax=fmax, steps=steps, cell=cell, optimizer=kind, progress=True)
+    paths = write_relaxed(results, out)
+    console = Console()
+    console.print(_relax_table(results))
+    good = sum(result.converged for result in results)
+    names = ", ".join(str(path) for path in paths)
+    console.print(f"{good} of {len(results)} converged; written: {names}", soft_wrap=True)
+    _write_json(json_file, [result.row() for result in results])
+    return good == len(results)
+
+
+def check_command(
+    model: str,
+    structure: str | None,
+    *,
+    out: Path | None,
+    quick: bool,
+    device: str,
+    dtype: str | None,
+    json_file: Path | None,
+) -> None:
+    """Check a model and print the table.
+
+    Raises:
+        CheckError: a check failed; names them.
+        DataError: the structures cannot be read.
+        ModelFileError: the model cannot be read.
+    """
+    frames = None if structure is None else read_structures(structure)
+    report = run_checks(_load(model, device, dtype), frames, out, quick=quick, progress=True)
+    console = Console()
+    console.print(_check_table(report))
+    if out is not None:
+        console.print(f"report in {out / 'check.md'}", soft_wrap=True)
+    _write_json(json_file, report.to_json())
+    if not report.passed:
+        names = "; ".join(row.name for row in report.failed)
+        raise CheckError(
+            f"{len(report.failed)} of {len(report.rows)} checks failed: {names}.",
+            where=model,
+            fix="read the comments of the failed rows" + ("" if out else "; --out DIR writes a report"),
+        )
+
+
+def _load(model: str, device: str, dtype: str | None) -> PotentialLike:
+    if dtype not in (None, "float32", "float64"):
+        raise ConfigError(f"There is no dtype {dtype!r}.", fix="use float32 or float64")
+    chosen = cast(Literal["float32", "float64"] | None, dtype)
+    potential: PotentialLike = load_model(model, device=device, dtype=chosen)
+    return potential
+
+
+def _relax_table(results: list[RelaxResult]) -> Table:
+    table = Table("#", "structure", "result", "steps", "ΔE (eV)", "fmax (eV/Å)", "volume change")
+    for r in results:
+        state = "converged" if r.converged else "not converged"
+        if r.error is not None:
+            state = "failed: " + r.error.splitlines()[0]
+        change = r.volume_last / r.volume_first - 1 if r.volume_first else float("nan")
+        figures = (r.energy_last - r.energy_first, r.fmax, 100 * change)
+        texts = (f"{figures[0]:.4f}", f"{figures[1]:.2g}", f"{figures[2]:+.2f} %")
+        shown = [t if math.isfinite(f) else "–" for t, f in zip(texts, figures, strict=True)]
+        table.add_row(str(r.index), r.formula, state, str(r.steps), *shown)
+    return table
+
+
+def _check_table(report: CheckReport) -> Table:
+    about = report.about
+    table = Table(
+        "check", "value", "limit", "unit", "result", title=f"{about['elements']}: {about['structures']}"
+    )
+    for row in report.rows:
+        result = {True: "[green]pass[/]", False: "[bold red]FAIL[/]", None: "info"}[row.passed]
+        value = f"{row.value:.3g}" if math.isfinite(row.value) else "–"
+        table.add_row(row.name, value, "" if row.limit is None else f"{row.limit:g}", row.unit, result)
+    return table
+
+
+def _write_json(path: Path | None, content: Any) -> None:
+    if path is not None:
+        write_atomically(path, json.dumps(content, indent=2).encode())
