@@ -15,7 +15,14 @@ from atomml.datasets.references import (
     reference_sums,
 )
 from atomml.datasets.report import data_report
-from atomml.datasets.splits import Split, split_by_condition, split_by_file, split_by_group, split_random
+from atomml.datasets.splits import (
+    Split,
+    split_by_condition,
+    split_by_file,
+    split_by_group,
+    split_random,
+    tag_values,
+)
 from atomml.datasets.store import FrameStore, concatenate, label_summary
 
 __all__ = [
@@ -40,4 +47,5 @@ __all__ = [
     "split_by_file",
     "split_by_group",
     "split_random",
+    "tag_values",
 ]

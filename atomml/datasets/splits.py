@@ -16,7 +16,7 @@ from atomml.datasets.store import FrameStore
 from atomml.errors import DataError
 from atomml.shapes import Int64, ndarray
 
-__all__ = ["Split", "split_by_condition", "split_by_file", "split_by_group", "split_random"]
+__all__ = ["Split", "split_by_condition", "split_by_file", "split_by_group", "split_random", "tag_values"]
 
 Size = int | float
 FORMAT, FORMAT_VERSION = "atomml-split", 1
