@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch.nn.functional import one_hot
 
-from atomml.kernels.reference import Index, Nodes, Ranks, Weights
+from atomml.kernels.reference import Index, Nodes, Ranks, Weights, group_of_rank
 from atomml.shapes import Tensor
 
 __all__ = ["conv", "conv_p", "conv_q", "conv_w"]
 
 BLOCK_BYTES = 1 << 20
-"""Size of the buffer of one block of edges: half a megabyte fits the second-level cache of common processors."""
+"""Size of the buffer of one block of edges: a megabyte fits the second-level cache of common processors."""
 
 
 def conv(
@@ -26,8 +27,7 @@ def conv(
     out = p.new_zeros((n_centers, *p.shape[1:]))
     for edges, message in _gathered(p, neighbor):
         message *= q[edges, :, None]
-        for g, ranks in enumerate(_ranks_of(groups)):
-            message[:, ranks] *= w[edges, g, None]
+        message *= _weight_of_rank(w[edges], groups)
         out.index_add_(0, center[edges], message)
     return out
 
@@ -42,18 +42,19 @@ def conv_p(
 def conv_q(p: Nodes, s: Nodes, w: Weights, neighbor: Index, center: Index, groups: Sequence[int]) -> Ranks:
     """Tq: see `atomml.kernels.reference.conv_q`."""
     out = p.new_empty((len(neighbor), p.shape[1]))
+    members = _members(groups, p)
     for edges, product in _products(p, s, neighbor, center):
-        for g, ranks in enumerate(_ranks_of(groups)):
-            out[edges, ranks] = torch.bmm(product[:, ranks], w[edges, g, :, None])[..., 0]
+        by_group = torch.bmm(w[edges], product.transpose(1, 2))
+        out[edges] = by_group[:, 0] if len(groups) == 1 else (members * by_group).sum(1)
     return out
 
 
 def conv_w(p: Nodes, q: Ranks, s: Nodes, neighbor: Index, center: Index, groups: Sequence[int]) -> Weights:
     """Tw: see `atomml.kernels.reference.conv_w`."""
     out = p.new_empty((len(neighbor), len(groups), p.shape[2]))
+    members = _members(groups, p)
     for edges, product in _products(p, s, neighbor, center):
-        for g, ranks in enumerate(_ranks_of(groups)):
-            out[edges, g] = torch.bmm(q[edges, None, ranks], product[:, ranks])[:, 0]
+        out[edges] = torch.bmm(members * q[edges, None], product)
     return out
 
 
@@ -76,6 +77,11 @@ def _products(p: Tensor, s: Tensor, neighbor: Tensor, center: Tensor) -> Iterato
         yield edges, left
 
 
-def _ranks_of(groups: Sequence[int]) -> list[slice]:
-    ends = [sum(groups[: g + 1]) for g in range(len(groups))]
-    return [slice(end - size, end) for end, size in zip(ends, groups, strict=True)]
+def _members(groups: Sequence[int], like: Tensor) -> Tensor:
+    """[G, R], one where rank r belongs to group g."""
+    return one_hot(group_of_rank(groups, like.device)).T.to(like.dtype)
+
+
+def _weight_of_rank(w: Tensor, groups: Sequence[int]) -> Tensor:
+    """w[e, g(r), c], as a view where there is one group only."""
+    return w if len(groups) == 1 else w.index_select(1, group_of_rank(groups, w.device))
