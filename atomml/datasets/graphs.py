@@ -62,6 +62,11 @@ class GraphDataset(Dataset[AtomGraph]):
 
     def __getitem__(self, k: int) -> AtomGraph:
         """A graph of its own: changing it does not change the cached one's structure."""
+        graph = self.shared(k)
+        return graph.clone() if self.cache else graph
+
+    def shared(self, k: int) -> AtomGraph:
+        """Item k without a copy, for callers that only read it (joining it into a batch copies anyway)."""
         if not -len(self) <= k < len(self):
             raise IndexError(f"item {k} of {len(self)}")
         row = int(self.rows[k])
@@ -69,7 +74,7 @@ class GraphDataset(Dataset[AtomGraph]):
         if graph is None:
             graph = self.store.graph(row, self.cutoff)
             self._keep(row, graph)
-        return graph.clone() if self.cache else graph
+        return graph
 
     def _keep(self, row: int, graph: AtomGraph) -> None:
         size = sum(value.nbytes for _, value in graph.to_dict().items())

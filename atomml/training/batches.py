@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torch_geometric.data import Batch, Data
 
-__all__ = ["greedy_batches", "stream_batches"]
+from atomml.datasets import GraphDataset
+
+__all__ = ["greedy_batches", "join", "stream_batches"]
 
 
 def greedy_batches(
@@ -37,8 +39,27 @@ def greedy_batches(
         yield group
 
 
+def join(graphs: Sequence[Data]) -> Batch:
+    """The same tensors as ``Batch.from_data_list``, several times faster, without the way back to a list."""
+    columns = [graph.to_dict() for graph in graphs]
+    atoms = torch.tensor([len(c["z"]) for c in columns])
+    edges = torch.tensor([len(c["edge_transpose"]) for c in columns])
+    first_atom, first_edge = atoms.cumsum(0) - atoms, edges.cumsum(0) - edges
+    out = Batch(_base_cls=type(graphs[0]))
+    for key in columns[0]:
+        value = torch.cat([c[key] for c in columns], dim=1 if key == "edge_index" else 0)
+        if key == "edge_index":
+            value = value + first_atom.repeat_interleave(edges)
+        elif key == "edge_transpose":
+            value = value + first_edge.repeat_interleave(edges)
+        out[key] = value
+    out.batch = torch.arange(len(graphs)).repeat_interleave(atoms)
+    out.ptr = torch.cat([first_atom, atoms.sum()[None]])
+    return out
+
+
 def stream_batches(
-    dataset: Dataset[Data], steps: Sequence[Sequence[int]], *, workers: int, device: torch.device
+    dataset: GraphDataset, steps: Sequence[Sequence[int]], *, workers: int, device: torch.device
 ) -> Iterator[Data | None]:
     """The batch of each step, on ``device``; None for a step without rows.
 
@@ -46,12 +67,12 @@ def stream_batches(
     """
     if workers == 0:
         for rows in steps:
-            yield Batch.from_data_list([dataset[i] for i in rows]).to(device) if len(rows) else None
+            yield join([dataset.shared(i) for i in rows]).to(device) if len(rows) else None
         return
     loader: DataLoader[Data] = DataLoader(
         dataset,
         batch_sampler=[list(rows) for rows in steps if len(rows)],
-        collate_fn=Batch.from_data_list,
+        collate_fn=join,
         num_workers=workers,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # the loader must not draw from the generator of the model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Part:
 
     store: FrameStore
     rows: Int64[ndarray, " rows"]
+    _graphs: dict[tuple[float, bool], GraphDataset] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -54,8 +55,10 @@ class Part:
         return [z for z, n in zip(elements, counts[self.rows].sum(axis=0), strict=True) if n > 0]
 
     def graphs(self, cutoff: float, cache: bool) -> GraphDataset:
-        """The frames as graphs with neighbours within ``cutoff`` Å."""
-        return GraphDataset(self.store, self.rows, cutoff, cache=cache)
+        """The frames as graphs with neighbours within ``cutoff`` Å; one object for the same arguments."""
+        if (cutoff, cache) not in self._graphs:
+            self._graphs[cutoff, cache] = GraphDataset(self.store, self.rows, cutoff, cache=cache)
+        return self._graphs[cutoff, cache]
 
 
 @dataclass(frozen=True)

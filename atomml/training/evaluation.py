@@ -15,7 +15,7 @@ from ase.data import chemical_symbols
 from atomml.datasets import FrameStore
 from atomml.errors import DataError
 from atomml.shapes import Float64, Int64, Tensor, ndarray
-from atomml.training.batches import greedy_batches
+from atomml.training.batches import greedy_batches, join
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -163,8 +163,6 @@ def _predict(
     on_batch: Callable[[int], Any] | None,
 ) -> tuple[ndarray, ndarray, ndarray]:
     """Predictions for every frame of ``part``, in order."""
-    from torch_geometric.data import Batch
-
     energies, all_forces, stresses, done = [], [], [], 0
     cutoff = float(potential.cutoff)
 
@@ -173,7 +171,7 @@ def _predict(
             yield part.graph(i, cutoff)
 
     for group in greedy_batches(graphs(), max_atoms=max_atoms, max_edges=max_edges):
-        batch = Batch.from_data_list(group).to(potential.device)
+        batch = join(group).to(potential.device)
         with torch.no_grad():
             out = potential(batch, forces=True, stress=stress, create_graph=False)
         energies.append(out["energy"].double().cpu().numpy())

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console
-from rich.table import Table
 
 from atomml._version import __version__
 from atomml.datasets import label_summary, load_frames
 from atomml.errors import ConfigError
 from atomml.potentials import load_model
 from atomml.training.evaluation import Evaluation, evaluate
-from atomml.training.report import UNITS, evaluation_json, write_evaluation
+from atomml.training.report import evaluation_json, metrics_table, write_evaluation
 
-__all__ = ["evaluate_files", "metrics_table"]
+__all__ = ["evaluate_files"]
 
 
 def evaluate_files(
@@ -56,7 +55,7 @@ def evaluate_files(
     store = load_frames(list(data), **dict(keys or {}))
     console.print(f"{len(store)} frames: {label_summary(store)}", highlight=False)
     result = evaluate(potential, store, max_atoms=max_atoms)
-    console.print(metrics_table(result))
+    console.print(metrics_table({"all": result}))
     provenance = {
         "version": __version__,
         "model": model,
@@ -71,14 +70,3 @@ def evaluate_files(
         numbers = evaluation_json(result) | {"provenance": provenance}
         json_file.write_text(json.dumps(numbers, indent=1), encoding="utf-8")
     return result
-
-
-def metrics_table(evaluation: Evaluation) -> Table:
-    """MAE and RMSE of every quantity with labels."""
-    table = Table("quantity", "labels", "MAE", "RMSE", "unit")
-    for name, unit in UNITS.items():
-        if f"{name}_mae" in evaluation.metrics:
-            count = evaluation.counts["energy" if name == "energy_per_atom" else name]
-            mae, rmse = (evaluation.metrics[f"{name}_{kind}"] for kind in ("mae", "rmse"))
-            table.add_row(name.replace("_", " "), str(count), f"{mae:.5g}", f"{rmse:.5g}", unit)
-    return table

@@ -12,7 +12,7 @@ from atomml.potentials import Potential, save_model
 from atomml.training.data import TrainingData
 from atomml.training.evaluation import Evaluation, evaluate
 from atomml.training.logs import read_jsonl
-from atomml.training.report import write_run_report
+from atomml.training.report import metrics_table, write_run_report
 from atomml.training.state import Job, TrainState
 
 __all__ = ["finish", "use_final_weights"]
@@ -50,8 +50,7 @@ def finish(job: Job, state: TrainState, data: TrainingData, say: Callable[[objec
         data=dict(data.fingerprint),
         metrics={name: e.metrics for name, e in evaluations.items()},
     )
-    for name, e in evaluations.items():
-        say(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in e.metrics.items()))
+    say(metrics_table(evaluations))
     say(f"Model and report are in {job.run_dir}.")
     return metrics
 

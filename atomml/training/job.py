@@ -17,7 +17,7 @@ from torch_geometric.data import Batch, Data
 from atomml._version import __version__
 from atomml.errors import ConfigError
 from atomml.graph.batching import BudgetSampler
-from atomml.training.batches import greedy_batches, stream_batches
+from atomml.training.batches import greedy_batches, join, stream_batches
 from atomml.training.config import OptimizerConfig, RunConfig
 from atomml.training.data import Part, TrainingData
 from atomml.training.distributed import Ranks
@@ -28,15 +28,18 @@ __all__ = ["make_job", "optimizer_for", "training_statistics"]
 MOST_FRAMES_FOR_NEIGHBORS = 2000
 
 
-def training_statistics(train: Part, cutoff: float, e0: Mapping[int, float]) -> tuple[float, float]:
+def training_statistics(
+    train: Part, cutoff: float, e0: Mapping[int, float], *, cache: bool = True
+) -> tuple[float, float]:
     """Mean number of neighbours of an atom, and the unit of energy that suits the labels.
 
     The unit is the RMS force component (eV/Å); without forces, the RMS of (E − Σ E0)/N (eV/atom); never 0.
     Neighbours are counted on at most 2000 frames, evenly chosen.
     """
-    chosen = train.rows[:: max(1, math.ceil(len(train) / MOST_FRAMES_FOR_NEIGHBORS))]
-    graphs = [train.store.graph(int(row), cutoff) for row in chosen]
-    neighbors = sum(g.edge_index.shape[1] for g in graphs) / sum(len(g.z) for g in graphs)
+    dataset = train.graphs(cutoff, cache)
+    chosen = range(0, len(train), math.ceil(len(train) / MOST_FRAMES_FOR_NEIGHBORS))
+    edges = sum(dataset.shared(i).edge_index.shape[1] for i in chosen)
+    neighbors = edges / int(train.store.n_atoms[train.rows[chosen]].sum())
     part = train.store.subset(train.rows)
     forces = part.forces[np.isfinite(part.forces)]
     if len(forces):
@@ -142,14 +145,14 @@ def _valid_batches(
 
     def collate() -> Iterator[Batch]:
         groups = greedy_batches(
-            (dataset[i] for i in range(len(dataset))),
+            (dataset.shared(i) for i in range(len(dataset))),
             batch_size=limits.batch_size,
             max_atoms=limits.max_atoms,
             max_edges=limits.max_edges,
         )
         for k, group in enumerate(groups):
             if k % ranks.world_size == ranks.rank:
-                yield Batch.from_data_list(group)
+                yield join(group)
 
     def batches() -> Iterator[Data]:
         if config.data.cache and not kept:

@@ -11,14 +11,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from rich.table import Table
 
 from atomml.shapes import Float64, ndarray
 from atomml.training.evaluation import Evaluation, write_arrays
 
 __all__ = [
+    "evaluation_json",
     "evaluation_section",
     "learning_curve",
     "markdown_table",
+    "metrics_table",
     "parity_figure",
     "save_figure",
     "write_evaluation",
@@ -117,6 +120,18 @@ def learning_curve(records: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def metrics_table(evaluations: Mapping[str, Evaluation]) -> Table:
+    """MAE and RMSE of every quantity with labels, for each part, for the terminal."""
+    table = Table("part", "quantity", "labels", "MAE", "RMSE", "unit")
+    for part, e in evaluations.items():
+        for name, unit in UNITS.items():
+            if f"{name}_mae" in e.metrics:
+                count = e.counts["energy" if name == "energy_per_atom" else name]
+                mae, rmse = (f"{e.metrics[f'{name}_{kind}']:.5g}" for kind in ("mae", "rmse"))
+                table.add_row(part, name.replace("_", " "), str(count), mae, rmse, unit)
+    return table
+
+
 def evaluation_section(name: str, evaluation: Evaluation) -> str:
     """Markdown of one evaluated part: all metrics, by element, by tag."""
     e = evaluation
@@ -177,7 +192,7 @@ def write_run_report(
     provenance: Mapping[str, Any],
     e0: Mapping[int, float] | None,
 ) -> dict[str, Any]:
-    """Write ``report.md``, ``metrics.json``, the figures and the arrays of a run; returns the metrics.
+    """Write ``report.md``, ``metrics.json``, and ``figures/`` with the arrays beside; returns the metrics.
 
     Args:
         run_dir: folder of the run.
@@ -189,19 +204,21 @@ def write_run_report(
     """
     metrics: dict[str, Any] = {name: evaluation_json(e) for name, e in evaluations.items()}
     metrics |= {"training": dict(summary), "provenance": dict(provenance)}
-    save_figure(learning_curve(records), run_dir / "learning_curve.png")
+    figures = run_dir / "figures"
+    figures.mkdir(exist_ok=True)
+    save_figure(learning_curve(records), figures / "learning_curve.png")
     lines = [
         "# Training report",
         "",
         markdown_table(["", ""], [[k, _text(v)] for k, v in summary.items()]),
         "",
     ]
-    lines += ["![learning curve](learning_curve.png)", "", "Numbers: `metrics.csv`, `log.jsonl`.", ""]
+    lines += ["![learning curve](figures/learning_curve.png)", "", "Numbers: `metrics.csv`, `log.jsonl`.", ""]
     for name, evaluation in evaluations.items():
-        write_arrays(evaluation, run_dir, name)
-        save_figure(parity_figure(evaluation, e0), run_dir / f"{name}_parity.png")
-        lines += [evaluation_section(name, evaluation), f"![parity]({name}_parity.png)", ""]
-        lines += [f"Numbers: `metrics.json`, `{name}_frames.csv`, `{name}.npz`.", ""]
+        write_arrays(evaluation, figures, name)
+        save_figure(parity_figure(evaluation, e0), figures / f"{name}_parity.png")
+        lines += [evaluation_section(name, evaluation), f"![parity](figures/{name}_parity.png)", ""]
+        lines += [f"Numbers: `metrics.json`, `figures/{name}_frames.csv`, `figures/{name}.npz`.", ""]
     lines.append(_provenance(provenance))
     (run_dir / "report.md").write_text("\n".join(lines), encoding="utf-8")
     (run_dir / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")

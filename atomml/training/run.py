@@ -81,7 +81,9 @@ def train(
     def build(data: TrainingData, say: Say) -> Potential:
         references = reference_energies(settings.data, data.train, base)
         say(references.table())
-        neighbors, scale = training_statistics(data.train, settings.model.cutoff, references.energies)
+        neighbors, scale = training_statistics(
+            data.train, settings.model.cutoff, references.energies, cache=settings.data.cache
+        )
         say(f"Neighbours of an atom: {neighbors:.1f} on average. Unit of energy: {scale:.4g} eV.")
         return build_potential(
             settings.model,

@@ -10,9 +10,11 @@ import pytest
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from torch_geometric.data import Batch
 
 from atomml.datasets import from_ase
 from atomml.errors import DataError
+from atomml.training.batches import join
 from atomml.training.evaluation import evaluate
 from atomml.training.report import markdown_table, write_evaluation
 
@@ -124,3 +126,11 @@ def test_the_report_has_numbers_beside_the_figure(store, tmp_path):
 
 def test_markdown_table():
     assert markdown_table(["a", "b"], [[1, 0.123456]]) == "| a | b |\n| --- | --- |\n| 1 | 0.1235 |"
+
+
+def test_fast_joining_gives_the_tensors_of_pyg(store):
+    graphs = [store.graph(i, 4.0) for i in range(3)]
+    fast, slow = join(graphs), Batch.from_data_list(graphs)
+    assert set(fast.keys()) == set(slow.keys())
+    assert all(torch.equal(fast[key].nan_to_num(), slow[key].nan_to_num()) for key in slow.keys())  # noqa: SIM118
+    assert fast.num_graphs == 3

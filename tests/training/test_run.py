@@ -40,8 +40,10 @@ def finished(frames_file, tmp_path_factory):
 def test_the_run_folder_is_complete(finished):
     names = {p.name for p in finished.run_dir.iterdir()}
     expected = {"config.yaml", "log.jsonl", "metrics.csv", "split.json", "checkpoint", "model.safetensors"}
-    expected |= {"report.md", "metrics.json", "learning_curve.png", "valid_parity.png", "test_parity.png"}
-    assert expected | {"valid.npz", "valid_frames.csv", "test.npz", "test_frames.csv"} == names
+    assert expected | {"report.md", "metrics.json", "figures"} == names
+    figures = {p.name for p in (finished.run_dir / "figures").iterdir()}
+    each = {f"{part}{end}" for part in ("valid", "test") for end in ("_parity.png", ".npz", "_frames.csv")}
+    assert figures == each | {"learning_curve.png"}
 
 
 def test_training_lowers_the_loss(finished):
@@ -199,6 +201,28 @@ def test_without_validation_the_average_is_kept_and_training_frames_are_reported
     result = train(configured(settings, data=data, epochs=1), quiet=True)
     assert result.metrics["train"]["counts"]["frames"] == 24
     assert "valid_loss" not in records(result.run_dir)[0]
+
+
+def test_molecules_and_crystals_train_together_with_stress(settings, tmp_path, frames_file):
+    frames = read(frames_file, ":")
+    for atoms in frames[::2]:
+        atoms.calc.results.pop("stress")
+        atoms.set_cell(None)
+        atoms.pbc = False
+    write(tmp_path / "mixed.xyz", frames, format="extxyz")
+    data = {"train": str(tmp_path / "mixed.xyz"), "valid": 4}
+    result = train(configured(settings, data=data, epochs=1), quiet=True)
+    assert result.metrics["training"]["labels of the training set"]["stress"] < 20
+    assert np.isfinite(records(result.run_dir)[0]["train_stress"])
+
+
+def test_bfloat16_stays_close_to_float32(settings, tmp_path):
+    one = train(configured(settings, max_steps=3), quiet=True)
+    two = train(configured(settings, max_steps=3, dtype="bfloat16", run_dir=str(tmp_path / "b")), quiet=True)
+    a, b = (records(result.run_dir)[0]["valid_loss"] for result in (one, two))
+    assert a != b
+    assert a == pytest.approx(b, rel=0.05)
+    assert two.potential.dtype == torch.float32
 
 
 def test_workers_give_the_same_training(settings, tmp_path):
