@@ -151,9 +151,11 @@ def _load(src: list[Path], **options: Any) -> FrameStore:
     with Console(stderr=True).status("reading"):
         store = load_frames(src, **options)
     typer.echo(f"{len(store)} frames, {len(store.numbers)} atoms: {label_summary(store)}")
-    for label, entry in (store.info.get("labels") or {}).items():
-        if entry["also"]:
-            typer.echo(f"! {label} is read from {entry['key']}; also present: {', '.join(entry['also'])}")
+    for info in store.origins():
+        for label, entry in info.get("labels", {}).items():
+            if entry["also"]:
+                also = ", ".join(entry["also"])
+                typer.echo(f"! {info['source']}: {label} is read from {entry['key']}; also present: {also}")
     return store
 
 

@@ -36,6 +36,7 @@ from atomml.shapes import ndarray
 __all__ = ["from_ase", "load_frames", "read_ase"]
 
 PathLike = str | Path
+UNITS = {"energy": "eV", "length": "Ang", "forces": "eV/Ang", "stress": "eV/Ang^3", "stress_sign": "ase"}
 DECOMPRESS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 
 
@@ -234,6 +235,7 @@ def _pack(
         _optional([f.fixed for f in kept], n_atoms, np.bool_),
         {
             "source": source,
+            "units": dict(UNITS),
             "labels": chosen,
             "stated": {k: getattr(keys, k) for k in keys.__dataclass_fields__},
             "not_read": dict(sorted(unread.items())),

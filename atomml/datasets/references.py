@@ -113,7 +113,7 @@ class ReferenceEnergies:
         )
 
 
-def from_table(energies: Mapping[str, float] | Mapping[int, float]) -> ReferenceEnergies:
+def from_table(energies: Mapping[Any, float | int]) -> ReferenceEnergies:
     """E0 as stated by the user, by symbol or atomic number, eV.
 
     Raises:
@@ -237,7 +237,7 @@ def _combination(vector: ndarray, elements: list[int]) -> str:
     return " ".join(terms)
 
 
-def _by_number(energies: Mapping[str, float] | Mapping[int, float]) -> dict[int, float]:
+def _by_number(energies: Mapping[Any, float | int]) -> dict[int, float]:
     result = {}
     for key, value in energies.items():
         z = atomic_numbers.get(key, 0) if isinstance(key, str) else int(key)

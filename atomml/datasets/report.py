@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +75,15 @@ def summarize(store: FrameStore) -> tuple[dict[str, Any], dict[str, ndarray]]:
     }
     searched = np.unique(np.linspace(0, len(store) - 1, min(DISTANCE_FRAMES, len(store))).astype(np.int64))
     summary = {
-        "source": store.info.get("source", str(store.folder or "")),
+        "sources": [str(info.get("source", store.folder or "memory")) for info in store.origins()],
         "fingerprint": store.fingerprint(),
         "frames": len(store),
         "atoms": len(store.numbers),
         "atoms_per_frame": _range(store.n_atoms),
         "periodic": {str(k): int((store.pbc.sum(axis=1) == k).sum()) for k in range(4)},
         "labels": store.label_counts(),
-        "label_keys": store.info.get("labels"),
-        "not_read": store.info.get("not_read", {}),
+        "label_keys": _label_keys(store),
+        "not_read": _not_read(store),
         "fixed_atoms": 0 if store.fixed is None else int(store.fixed.sum()),
         "elements": _elements(store),
         "compositions": _top(names),
@@ -103,6 +104,23 @@ def summarize(store: FrameStore) -> tuple[dict[str, Any], dict[str, ndarray]]:
         "tags": {name: _tag(column) for name, column in store.tags.items()},
     }
     return summary | {"warnings": _warnings(summary, references)}, columns
+
+
+def _label_keys(store: FrameStore) -> dict[str, list[str]]:
+    keys: dict[str, list[str]] = {}
+    for info in store.origins():
+        for label, entry in info.get("labels", {}).items():
+            named = keys.setdefault(label, [])
+            if entry["key"] is not None and entry["key"] not in named:
+                named.append(entry["key"])
+    return keys
+
+
+def _not_read(store: FrameStore) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for info in store.origins():
+        total.update(info.get("not_read", {}))
+    return dict(sorted(total.items()))
 
 
 def _range(values: ndarray) -> dict[str, float] | None:

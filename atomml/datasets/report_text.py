@@ -38,9 +38,11 @@ def table(header: list[str], rows: list[list[Any]]) -> str:
 
 def _head(s: dict[str, Any]) -> str:
     size = s["atoms_per_frame"]
+    sources = ", ".join(f"`{name}`" for name in s["sources"][:10])
+    sources += f" and {len(s['sources']) - 10} more" if len(s["sources"]) > 10 else ""
     periodic = ", ".join(f"{k} in {count} frames" for k, count in s["periodic"].items() if count)
     return (
-        f"# Data report\n\nSource: `{s['source']}`  \nFingerprint: `{s['fingerprint'][:16]}`\n\n"
+        f"# Data report\n\nSource: {sources}  \nFingerprint: `{s['fingerprint'][:16]}`\n\n"
         f"{s['frames']} frames, {s['atoms']} atoms ({size['min']:.0f} to {size['max']:.0f} per frame), "
         f"{s['fixed_atoms']} of them fixed. Periodic directions: {periodic}."
     )
@@ -52,9 +54,8 @@ def _warnings(warnings: list[str]) -> str:
 
 
 def _labels(s: dict[str, Any]) -> str:
-    keys = s["label_keys"] or {}
     rows = [
-        [name, f"{count}/{s['frames']}", keys.get(name, {}).get("key") or "-"]
+        [name, f"{count}/{s['frames']}", ", ".join(s["label_keys"].get(name, [])) or "-"]
         for name, count in s["labels"].items()
     ]
     return "## Labels\n\n" + table(["label", "frames", "key in the source"], rows)

@@ -204,6 +204,16 @@ class FrameStore:
             "stress": np.isfinite(self.stress).all(axis=(1, 2)),
         }
 
+    def origins(self) -> list[dict[str, Any]]:
+        """The ``info`` of every file or store that this one was joined from; its own if it was not joined."""
+        parts, found = [self.info], []
+        while parts:
+            info = parts.pop(0)
+            parts[:0] = info.get("parts", [])
+            if "parts" not in info:
+                found.append(info)
+        return found
+
     def label_counts(self) -> dict[str, int]:
         """Number of frames with an energy, forces, a stress."""
         return {name: int(mask.sum()) for name, mask in self.has_label().items()}
@@ -219,9 +229,7 @@ def offsets_of(n_atoms: Int64[ndarray, " frames"]) -> Int64[ndarray, " frames+1"
     return np.concatenate([[0], np.cumsum(n_atoms)]).astype(np.int64)
 
 
-def atom_rows(
-    offsets: Int64[ndarray, " frames+1"], rows: Int64[ndarray, " rows"]
-) -> Int64[ndarray, " atoms"]:
+def atom_rows(offsets: Int64[ndarray, " ends"], rows: Int64[ndarray, " rows"]) -> Int64[ndarray, " atoms"]:
     """Rows of the per-atom columns that belong to the frames ``rows``, in order."""
     counts = offsets[rows + 1] - offsets[rows]
     start = np.repeat(offsets[rows] - offsets_of(counts)[:-1], counts)

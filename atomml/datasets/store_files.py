@@ -59,6 +59,14 @@ def save_store(store: FrameStore, folder: Path, *, overwrite: bool) -> Path:
             where=str(folder),
             fix="choose another name",
         )
+    try:
+        json.dumps(store.info)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"The info of the data set cannot be written as JSON ({error}).",
+            where=str(folder),
+            fix="keep text, numbers, lists and dictionaries in info",
+        ) from error
     temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
     try:
         temporary.mkdir(parents=True)

@@ -16,7 +16,7 @@ __all__ = ["PackedStrings"]
 class PackedStrings(Sequence[str]):
     """String i is ``data[offsets[i]:offsets[i+1]]`` in UTF-8."""
 
-    def __init__(self, data: UInt8[ndarray, " bytes"], offsets: Int64[ndarray, " strings+1"]) -> None:
+    def __init__(self, data: UInt8[ndarray, " bytes"], offsets: Int64[ndarray, " ends"]) -> None:
         self.data, self.offsets = data, offsets
 
     @classmethod
