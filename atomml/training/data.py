@@ -22,6 +22,7 @@ from atomml.datasets import (
     least_squares,
     load_frames,
     no_references,
+    reference_sums,
     rows_where,
     split_by_group,
     split_random,
@@ -31,7 +32,7 @@ from atomml.errors import ConfigError, DataError, TrainingError
 from atomml.shapes import Int64, ndarray
 from atomml.training.config import DataConfig, LossConfig, Paths, resolve_path
 
-__all__ = ["Part", "TrainingData", "load_training_data", "reference_energies"]
+__all__ = ["Part", "TrainingData", "load_training_data", "reference_energies", "remaining_energy"]
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,12 @@ def _require_elements(train: Part, parts: Mapping[str, Part | None]) -> None:
                 where=f"frame {part.store.ids[frame]}",
                 fix="divide the data otherwise, or remove these frames",
             )
+
+
+def remaining_energy(references: ReferenceEnergies, train: Part) -> float:
+    """Mean of (E − Σ E0)/N over the training frames, eV/atom: what the network has to learn first."""
+    part = train.store.subset(train.rows)
+    return float(np.nanmean((part.energy - reference_sums(references, part)) / part.n_atoms))
 
 
 def reference_energies(config: DataConfig, train: Part, base: Path | None = None) -> ReferenceEnergies:

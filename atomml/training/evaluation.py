@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -76,7 +76,8 @@ class Evaluation:
         rows: row of each frame in the store.
         ids: name of each frame.
         n_atoms, numbers: atoms per frame, atomic numbers of all atoms.
-        energy, forces, stress: predictions; ``*_label``: labels, NaN where there is none.
+        energy, forces, stress: predictions; ``*_label``: labels, NaN where there is none. Forces or stresses
+            for which no frame has a label are not computed, but NaN.
     """
 
     metrics: dict[str, float]
@@ -128,7 +129,8 @@ def evaluate(
             fix="check the label keys (`atomml data report` lists what a file has)",
         )
     want_stress = labels["stress"] > 0 and bool(potential.conservative)
-    energy, forces, stress = _predict(potential, part, want_stress, max_atoms, max_edges, on_batch)
+    wanted = {"forces": labels["forces"] > 0, "stress": want_stress}
+    energy, forces, stress = _predict(potential, part, wanted, max_atoms, max_edges, on_batch)
     stress_label = np.array(part.stress)
     lattice = part.pbc.all(axis=1) & (np.linalg.det(part.cell) != 0)
     stress_label[~lattice if want_stress else slice(None)] = np.nan  # no stress is predicted there
@@ -157,12 +159,12 @@ def evaluate(
 def _predict(
     potential: Evaluable,
     part: FrameStore,
-    stress: bool,
+    wanted: Mapping[str, bool],
     max_atoms: int,
     max_edges: int | None,
     on_batch: Callable[[int], Any] | None,
 ) -> tuple[ndarray, ndarray, ndarray]:
-    """Predictions for every frame of ``part``, in order."""
+    """Predictions for every frame of ``part``, in order; NaN for what is not wanted."""
     energies, all_forces, stresses, done = [], [], [], 0
     cutoff = float(potential.cutoff)
 
@@ -173,11 +175,11 @@ def _predict(
     for group in greedy_batches(graphs(), max_atoms=max_atoms, max_edges=max_edges):
         batch = join(group).to(potential.device)
         with torch.no_grad():
-            out = potential(batch, forces=True, stress=stress, create_graph=False)
-        energies.append(out["energy"].double().cpu().numpy())
-        all_forces.append(out["forces"].double().cpu().numpy())
-        nothing = np.full((len(group), 3, 3), np.nan)
-        stresses.append(out["stress"].double().cpu().numpy() if stress else nothing)
+            out = potential(batch, **wanted, create_graph=False)
+        arrays = {key: value.double().cpu().numpy() for key, value in out.items()}
+        energies.append(arrays["energy"])
+        all_forces.append(arrays["forces"] if wanted["forces"] else np.full(batch.pos.shape, np.nan))
+        stresses.append(arrays["stress"] if wanted["stress"] else np.full(batch.cell.shape, np.nan))
         done += len(group)
         if on_batch is not None:
             on_batch(done)

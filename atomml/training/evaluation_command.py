@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console
+from rich.progress import Progress
 
 from atomml._version import __version__
 from atomml.datasets import label_summary, load_frames
@@ -54,7 +55,11 @@ def evaluate_files(
     potential = load_model(model, device=device, dtype=cast(Any, dtype))
     store = load_frames(list(data), **dict(keys or {}))
     console.print(f"{len(store)} frames: {label_summary(store)}", highlight=False)
-    result = evaluate(potential, store, max_atoms=max_atoms)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("evaluating", total=len(store))
+        result = evaluate(
+            potential, store, max_atoms=max_atoms, on_batch=lambda done: bar.update(task, completed=done)
+        )
     console.print(metrics_table({"all": result}))
     provenance = {
         "version": __version__,

@@ -21,6 +21,7 @@ from atomml.training.batches import greedy_batches, join, stream_batches
 from atomml.training.config import OptimizerConfig, RunConfig
 from atomml.training.data import Part, TrainingData
 from atomml.training.distributed import Ranks
+from atomml.training.loss import weights_of
 from atomml.training.state import Job
 
 __all__ = ["make_job", "optimizer_for", "training_statistics"]
@@ -118,6 +119,7 @@ def make_job(
         optimizer=optimizer_for(config.optimizer, potential),
         names={p: name for name, p in potential.named_parameters()},
         ranks=ranks,
+        weights=weights_of(config.loss, ranks.device),
         run_dir=Path(config.run_dir),
         steps_of_epoch=steps_of_epoch,
         train_batches=train_batches,

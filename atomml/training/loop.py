@@ -13,7 +13,7 @@ from atomml.training.checkpoint import CHECKPOINT, optimizer_tensors, rng_tensor
 from atomml.training.distributed import sum_over_ranks
 from atomml.training.ema import swapped_weights
 from atomml.training.logs import append_csv, append_jsonl, epoch_line, epoch_progress
-from atomml.training.loss import TERMS, combine, loss_sums, weights_of
+from atomml.training.loss import TERMS, combine, loss_sums
 from atomml.training.metrics import error_sums, errors_from_sums
 from atomml.training.schedule import after_validation, learning_rate_factor
 from atomml.training.state import Job, TrainState, state_to_json
@@ -83,9 +83,11 @@ def out_of_budget(job: Job, state: TrainState) -> bool:
     if config.max_steps is not None and state.step >= config.max_steps:
         state.stopped = "max_steps"
     elif config.max_minutes is not None:
-        late = torch.tensor(state.seconds >= 60.0 * config.max_minutes, device=job.ranks.device)
+        late = state.seconds >= 60.0 * config.max_minutes
         if job.ranks.world_size > 1:
-            dist.broadcast(late, 0)
+            decision = torch.tensor(int(late), device=job.ranks.device)
+            dist.broadcast(decision, 0)
+            late = bool(decision)
         if late:
             state.stopped = "max_minutes"
     return bool(state.stopped)
@@ -112,8 +114,7 @@ def step_record(job: Job, state: TrainState) -> dict[str, Any]:
 
 def losses(job: Job, sums: torch.Tensor) -> dict[str, float]:
     """Total loss and each unweighted term from accumulated [3, 3] sums (see `TrainState`)."""
-    weights = weights_of(job.config.loss, sums.device)
-    total = combine(sums[0], sums[1], weights).item()
+    total = combine(sums[0], sums[1], job.weights).item()
     out = {"train_loss": total}
     for name, value, count in zip(TERMS, sums[0].tolist(), sums[1].tolist(), strict=True):
         if count > 0:
@@ -140,7 +141,7 @@ def validate(job: Job, weights: dict[str, torch.Tensor] | None) -> dict[str, flo
             errors += error_sums(prediction, graph)
     job.potential.train()
     sums, errors = sum_over_ranks(sums, job.ranks), sum_over_ranks(errors, job.ranks)
-    loss = combine(sums[0], sums[1], weights_of(config.loss, device)).item()
+    loss = combine(sums[0], sums[1], job.weights).item()
     return {"valid_loss": loss} | errors_from_sums(errors)
 
 

@@ -94,7 +94,8 @@ def learning_curve(records: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(12.0, 3.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     for key in ("train_loss", "valid_loss"):
-        left.plot(x, [r.get(key, np.nan) for r in epochs], label=key.replace("_", " "))
+        if key in epochs[-1]:
+            left.plot(x, [r[key] for r in epochs], label=key.replace("_", " "))
     left.legend(frameon=False)
     left.set_ylabel("loss")
     for key, label in (

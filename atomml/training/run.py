@@ -15,11 +15,12 @@ import yaml
 from rich.console import Console
 
 from atomml.config import load_config, parse_config, set_by_path
+from atomml.datasets import ReferenceEnergies
 from atomml.errors import ConfigError, TrainingError
 from atomml.potentials import Potential, build_potential
 from atomml.training.checkpoint import CHECKPOINT, write_bytes
 from atomml.training.config import RunConfig, TrainConfig
-from atomml.training.data import TrainingData, load_training_data, reference_energies
+from atomml.training.data import TrainingData, load_training_data, reference_energies, remaining_energy
 from atomml.training.distributed import distributed_from_env
 from atomml.training.ema import start_ema
 from atomml.training.finish import finish
@@ -32,6 +33,7 @@ from atomml.training.state import Job, TrainState
 __all__ = ["Build", "Say", "TrainResult", "prepare_run_dir", "run", "train"]
 
 C = TypeVar("C", bound=RunConfig)
+LARGE_REMAINDER = 0.5  # eV/atom
 Say = Callable[[object], None]
 Build = Callable[[TrainingData, Say], Potential]
 
@@ -81,6 +83,7 @@ def train(
     def build(data: TrainingData, say: Say) -> Potential:
         references = reference_energies(settings.data, data.train, base)
         say(references.table())
+        _say_remaining(references, data, say)
         neighbors, scale = training_statistics(
             data.train, settings.model.cutoff, references.energies, cache=settings.data.cache
         )
@@ -207,6 +210,18 @@ def _say_data(data: TrainingData, say: Say) -> None:
     for name, text in data.summary.items():
         say(f"{name} files: {text}")
     say("Split: " + ", ".join(f"{name} {len(part)}" for name, part in data.parts().items()))
+
+
+def _say_remaining(references: ReferenceEnergies, data: TrainingData, say: Say) -> None:
+    """Warn when the reference energies leave most of the energy to the network."""
+    if data.train.labels()["energy"] == 0:
+        return
+    mean = remaining_energy(references, data.train)
+    if abs(mean) > LARGE_REMAINDER:
+        say(
+            f"Warning: a mean of {mean:.2f} eV/atom is left after subtracting the reference energies; the "
+            "network has to learn it first. data.references: least_squares leaves none."
+        )
 
 
 def _silent(item: object) -> None:

@@ -68,6 +68,7 @@ class Job:
         optimizer: its optimiser.
         names: name of every parameter.
         ranks: this process among all.
+        weights: of energy, forces and stress in the loss, on the device.
         run_dir: folder for results.
         steps_of_epoch: rows of each step of this process, for an epoch.
         train_batches: graphs for a list of steps.
@@ -82,6 +83,7 @@ class Job:
     optimizer: Optimizer
     names: dict[nn.Parameter, str]
     ranks: Ranks
+    weights: Float64[Tensor, " 3"]
     run_dir: Path
     steps_of_epoch: Callable[[int], list[list[int]]]
     train_batches: Callable[[Sequence[list[int]]], Iterator[Data | None]]

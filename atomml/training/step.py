@@ -12,7 +12,7 @@ from atomml.errors import ConfigError, TrainingError
 from atomml.shapes import Float64, Tensor
 from atomml.training.distributed import reduce_gradients, sum_over_ranks
 from atomml.training.ema import update_ema
-from atomml.training.loss import combine, loss_sums, weights_of
+from atomml.training.loss import combine, loss_sums
 from atomml.training.state import Job, TrainState
 
 __all__ = ["explain_failures", "precision", "trainable", "training_step"]
@@ -50,7 +50,7 @@ def training_step(job: Job, state: TrainState, graph: Data | None, lr: float) ->
             sums, counts = loss_sums(prediction, graph, config.loss)
         total = sum_over_ranks(torch.stack([sums.detach(), counts]), job.ranks)
         if graph is not None:
-            combine(sums, total[1], weights_of(config.loss, device)).backward()
+            combine(sums, total[1], job.weights).backward()
     parameters = trainable(job)
     reduce_gradients(parameters, job.ranks)
     limit = float("inf") if config.clip_norm is None else config.clip_norm

@@ -129,6 +129,12 @@ def test_no_group_is_in_two_parts(settings):
     assert all(a.isdisjoint(b) for a, b in itertools.combinations(groups, 2))
 
 
+def test_reference_energies_that_leave_much_are_warned_about(settings, capsys):
+    data = settings["data"] | {"references": {"Cu": -3.5, "Au": -3.5}}
+    train(configured(settings, data=data, max_steps=1))
+    assert "Warning: a mean of 3.6" in capsys.readouterr().err
+
+
 def test_a_table_of_reference_energies_must_be_complete(settings):
     with pytest.raises(DataError, match="Au"):
         train(configured(settings, data=settings["data"] | {"references": {"Cu": 1.0}}), quiet=True)
