@@ -17,7 +17,7 @@ PanelCurve = tuple[str, str, NDArray[np.float64], NDArray[np.float64], str, str]
 def draw_curves(path: Path, curves: Sequence[PanelCurve]) -> None:
     """Draw curves (panel, label, x, y, xlabel, ylabel), those of a panel together, into a PNG file."""
     panels = list(dict.fromkeys(curve[0] for curve in curves))
-    columns = min(2, len(panels))
+    columns = min(2 if len(panels) <= 4 else 3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(5.5 * columns, 3.8 * rows), layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
@@ -29,7 +29,7 @@ def draw_curves(path: Path, curves: Sequence[PanelCurve]) -> None:
             axis.set_xlabel(xlabel)
             axis.set_ylabel(ylabel)
         axis.set_title(panel, fontsize=10)
-        axis.legend(fontsize=7, frameon=False)
+        axis.legend(fontsize=6, frameon=False, loc="upper right").set_in_layout(False)
         if panel.startswith("Dimer"):
             _clip_repulsion(axis, [c[3] for c in curves if c[0] == panel])
     figure.savefig(path, dpi=130)

@@ -112,6 +112,7 @@ def _tasks(potential: PotentialLike, used: Sequence[Atoms], *, known: bool, quic
         partial(
             dynamics.check_energy_conservation,
             double,
+            single,
             smallest,
             picoseconds=picoseconds,
             scaling_ps=scaling_ps,

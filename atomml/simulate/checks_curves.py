@@ -20,6 +20,8 @@ __all__ = ["check_cutoff", "check_dimers", "check_equation_of_state", "check_iso
 
 Array = NDArray[np.float64]
 _EOS = "Equation of state"
+_MOST_PAIRS = 60
+_PAIRS_IN_A_PANEL = 10
 
 
 def check_equation_of_state(
@@ -89,7 +91,8 @@ def check_cutoff(potential: PotentialLike) -> list[CheckRow]:
     radii = [rc + side * d for d in (delta, delta / 2) for side in (-1, 1)]
     names = ("energy", "force", "slope of the force")
     worst, where = [0.0, 0.0, 0.0], ["", "", ""]
-    for pair in _pairs(potential.elements):
+    pairs, count = _pairs(potential.elements)
+    for pair in pairs:
         dimers = [_dimer(pair, r + k * h) for r in radii for k in (-1, 0, 1)]
         out = potential.predict(dimers, forces=True, stress=False)
         energy = np.array([p.energy for p in out]).reshape(4, 3)
@@ -101,7 +104,13 @@ def check_cutoff(potential: PotentialLike) -> list[CheckRow]:
                 worst[k], where[k] = float(jump), _label(pair)
     limits, unit = (1e-6, 1e-5, 1e-2), ("eV", "eV/Å", "eV/Å²")
     return [
-        limited(f"no jump at the cutoff: {names[k]}", worst[k], limits[k], unit[k], f"largest for {where[k]}")
+        limited(
+            f"no jump at the cutoff: {names[k]}",
+            worst[k],
+            limits[k],
+            unit[k],
+            f"{count}; largest for {where[k]}",
+        )
         for k in range(3)
     ]
 
@@ -110,7 +119,8 @@ def check_dimers(potential: PotentialLike) -> tuple[list[CheckRow], list[Curve]]
     """Energy of every pair of elements from 0.5 Å to the cutoff, and whether they repel at short range."""
     rc = potential.cutoff
     curves, attractive = [], []
-    for pair in _pairs(potential.elements):
+    pairs, count = _pairs(potential.elements)
+    for pair in pairs:
         r = np.linspace(0.5, rc, 90)
         out = potential.predict(
             [_dimer(pair, d) for d in (*r.tolist(), rc + 1.0)], forces=False, stress=False
@@ -123,11 +133,14 @@ def check_dimers(potential: PotentialLike) -> tuple[list[CheckRow], list[Curve]]
             return [CheckRow("dimers", np.nan, None, "eV", False, f"not finite for {_label(pair)}")], []
         if len(near) > 1 and np.any(np.diff(near) > 0):
             attractive.append(_label(pair))
-        curves.append(Curve("Dimers", _label(pair), r, energy, "distance (Å)", "energy (eV)"))
-    comment = "all repel from 0.5 Å to 0.7 of the covalent bond length"
+        panel = "Dimers" if len(pairs) <= _PAIRS_IN_A_PANEL else f"Dimers of {chemical_symbols[pair[0]]}"
+        curves.append(Curve(panel, _label(pair), r, energy, "distance (Å)", "energy (eV)"))
+    comment = f"{count}; all repel from 0.5 Å to 0.7 of the covalent bond length"
     if attractive:
-        comment = f"warning: not repulsive at short range: {', '.join(attractive)}. Train with the ZBL prior "
-        comment += "or with compressed structures before running hot or dense systems"
+        comment = f"warning: {count}; not repulsive at short range: {', '.join(attractive)}. "
+        comment += (
+            "Train with the ZBL prior or with compressed structures before running hot or dense systems"
+        )
     return [
         CheckRow("dimers that attract at short range", float(len(attractive)), None, "pairs", None, comment)
     ], curves
@@ -147,8 +160,11 @@ def check_isolated_atoms(potential: PotentialLike) -> CheckRow:
     return CheckRow("isolated atoms", float(off.max()), None, "eV", None, comment)
 
 
-def _pairs(elements: Sequence[int]) -> list[tuple[int, int]]:
-    return list(combinations_with_replacement(sorted(elements), 2))
+def _pairs(elements: Sequence[int]) -> tuple[list[tuple[int, int]], str]:
+    """Pairs of elements to test, at most 60 spread evenly over all of them, and a note of how many."""
+    every = list(combinations_with_replacement(sorted(elements), 2))
+    chosen = every[:: -(-len(every) // _MOST_PAIRS)]
+    return chosen, f"{len(chosen)} of {len(every)} pairs"
 
 
 def _dimer(pair: tuple[int, int], distance: float) -> Atoms:

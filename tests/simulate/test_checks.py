@@ -37,7 +37,7 @@ def test_correct_potential_passes_every_check(potential, copper, tmp_path):
     assert report.passed, [(r.name, r.value, r.comment) for r in report.failed]
     names = {row.name for row in report.rows}
     assert {"forces = −dE/dr", "stress = dE/dε / V", "rotation (float64)", "reflection (float32)"} <= names
-    assert {"permutation", "E(2×2×2) = 8 E", "NVE drift", "NVE fluctuation ∝ dt²"} <= names
+    assert {"permutation", "E(2×2×2) = 8 E", "NVE drift (float32)", "NVE fluctuation ∝ dt²"} <= names
     assert {p.name for p in tmp_path.iterdir()} == {"check.md", "check.json", "check.png", "check_curves.csv"}
     stored = json.loads((tmp_path / "check.json").read_text())
     assert stored["passed"] is True
@@ -83,7 +83,7 @@ def test_model_with_direct_forces_is_called_not_conservative(make_potential, cop
     rows = {row.name: row for row in report.rows}
     assert rows["conservative"].passed is False
     assert rows["stress = dE/dε / V"].passed is None
-    for name in ("forces = −dE/dr", "NVE drift"):
+    for name in ("forces = −dE/dr", "NVE drift (float64)"):
         assert rows[name].passed is False
         assert "not conservative" in rows[name].comment
 

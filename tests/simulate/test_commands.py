@@ -112,7 +112,7 @@ def test_conservative_network_with_random_weights_passes_every_exact_check(model
     report = run_checks(model, read_structures(structure), quick=True)
     exact = ("forces", "stress", "rotation", "reflection", "permutation", "E(2×2×2)", "no jump", "NVE")
     rows = [row for row in report.rows if row.name.startswith(exact)]
-    assert len(rows) == 13
+    assert len(rows) == 14
     assert all(row.passed for row in rows), report.markdown()
 
 
