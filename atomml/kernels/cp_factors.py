@@ -55,7 +55,7 @@ class CPFactors:
         b: factor of the spherical harmonic.
         d: factor of the output.
         error: ‖Σ_r A∘B∘D − M‖_F / ‖M‖_F.
-        groups: number of columns of each path group, in order; they sum to R.
+        groups: number of columns of each path group, in order; they sum to R. By default one group.
         grouping: how the paths are grouped.
         conditioning: ‖Σ_r |A|∘|B|∘|D|‖_F / ‖M‖_F, the amplification of rounding errors (1 = none).
         seed: seed of the fit.
@@ -69,11 +69,15 @@ class CPFactors:
     b: Float64[ndarray, "dim rank"]
     d: Float64[ndarray, "dim rank"]
     error: float
-    groups: tuple[int, ...]
+    groups: tuple[int, ...] = ()
     grouping: Grouping = "fused"
     conditioning: float = float("nan")
     seed: int = 0
     method: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.groups:
+            object.__setattr__(self, "groups", (self.rank,))
 
     @property
     def exact(self) -> bool:
@@ -203,16 +207,16 @@ def load_factors(lmax: int, kind: CouplingKind, rank: int | Literal["exact", "7L
     published = _FOLDER / f"{kind}_l{lmax}_7L2.safetensors"
     if rank == "7L2" and published.is_file():
         return read_factors(published)
-    wanted = rank
+    wanted: int | None = None if isinstance(rank, str) else rank
     if isinstance(rank, str):
-        exact = min((r for r, path in shipped.items() if read_factors(path).exact), default=7 * lmax**2)
-        wanted = exact if rank == "exact" else min(7 * lmax**2, exact)
-    if wanted not in shipped:
+        exact = min((r for r, path in shipped.items() if read_factors(path).exact), default=None)
+        wanted = exact if rank == "exact" else min(7 * lmax**2, exact or 7 * lmax**2)
+    if wanted is None or wanted not in shipped:
         raise UnsupportedError(
             f"No factors of rank {rank!r} for lmax {lmax} and kind {kind!r} are shipped.",
             where=f"ranks shipped: {sorted(shipped) or 'none'}",
             fix=f"use one of these, or fit with fit_factors or python -m atomml.kernels.cp_fit --lmax {lmax} "
-            f"--kind {kind} --rank {wanted}",
+            f"--kind {kind} --rank {wanted or 'RANK'}",
         )
     return read_factors(shipped[wanted])
 
