@@ -17,7 +17,7 @@ from atomml.errors import DataError, SimulationError, UnsupportedError
 from atomml.graph.atom_graph import AtomGraph, edge_vectors, transpose_index
 from atomml.graph.neighbors import SkinnedNeighbors
 from atomml.shapes import Tensor
-from atomml.simulate.interface import PotentialLike, refuse_unknown_elements, resolve_potential
+from atomml.simulate.interface import PotentialLike, evaluating, refuse_unknown_elements, resolve_potential
 
 __all__ = ["Calculator", "electronic_state", "has_volume", "refuse_charge_and_spin"]
 
@@ -88,7 +88,10 @@ class Calculator(AseCalculator):
         graph = _graph(atoms, self._neighbors)
         volume = has_volume(atoms)
         stress = volume and "stress" in self.implemented_properties
-        with torch.no_grad():  # the potential enables what its own derivatives need
+        with (
+            evaluating(self.potential),
+            torch.no_grad(),
+        ):  # the potential enables what its own derivatives need
             output = self.potential(graph.to(self.potential.device), forces=True, stress=stress)
         self.evaluations += 1
         results = _to_results(output, volume)

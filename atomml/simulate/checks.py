@@ -22,7 +22,7 @@ from atomml.simulate import checks_speed as speed
 from atomml.simulate.calculator import has_volume, refuse_charge_and_spin
 from atomml.simulate.check_report import CheckReport, CheckRow, Curve
 from atomml.simulate.check_structures import default_structures, perturbed, uncovered
-from atomml.simulate.interface import PotentialLike, refuse_unknown_elements, resolve_potential
+from atomml.simulate.interface import PotentialLike, evaluating, refuse_unknown_elements, resolve_potential
 from atomml.simulate.progress import progress_bar
 
 __all__ = ["in_precision", "run_checks"]
@@ -67,8 +67,9 @@ def run_checks(
         refuse_unknown_elements(atoms, potential.elements)
     rows: list[CheckRow] = []
     lines: list[Curve] = []
-    tasks = list(_tasks(potential, used, known=structures is not None, quick=quick))
-    with progress_bar(len(tasks), "checks", show=progress) as advance:
+    with evaluating(potential):  # the copies that _tasks makes are then in this mode too
+        tasks = list(_tasks(potential, used, known=structures is not None, quick=quick))
+    with evaluating(potential), progress_bar(len(tasks), "checks", show=progress) as advance:
         for name, task in tasks:
             new_rows, new_curves = _run(name, task)
             rows += new_rows

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 from ase import Atoms
+from torch import nn
 from torch_geometric.data import Data
 
 from atomml.errors import UnsupportedError
 from atomml.potentials.prediction import Prediction
 from atomml.shapes import Tensor
 
-__all__ = ["PotentialLike", "refuse_unknown_elements", "resolve_potential"]
+__all__ = ["PotentialLike", "evaluating", "refuse_unknown_elements", "resolve_potential"]
 
 
 @runtime_checkable
@@ -64,6 +66,20 @@ def resolve_potential(potential: PotentialLike | str | Path) -> PotentialLike:
         loaded: PotentialLike = load_model(potential)
         return loaded
     return potential
+
+
+@contextmanager
+def evaluating(potential: PotentialLike) -> Iterator[None]:
+    """Switch dropout and the like off; every submodule gets its own mode back afterwards."""
+    modules = potential.modules() if isinstance(potential, nn.Module) else ()
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def refuse_unknown_elements(atoms: Atoms, elements: Sequence[int]) -> None:

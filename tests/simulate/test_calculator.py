@@ -190,6 +190,24 @@ def test_nothing_global_is_touched(calculator, crystal):
     assert before == after
 
 
+def test_dropout_is_off_and_the_mode_is_given_back(make_potential, crystal):
+    class WithDropout(make_potential):
+        def __init__(self):
+            super().__init__()
+            self.dropout = torch.nn.Dropout(0.5)
+
+        def pair_energy(self, r):
+            return self.dropout(super().pair_energy(r))
+
+    noisy = WithDropout()
+    crystal.calc = Calculator(noisy)
+    energy = crystal.get_potential_energy()
+    assert noisy.training
+    assert noisy.dropout.training
+    crystal.calc = Calculator(make_potential())
+    assert energy == crystal.get_potential_energy()
+
+
 def test_results_are_the_same_every_time(potential, crystal):
     forces = []
     for _ in range(3):
