@@ -61,13 +61,17 @@ def run_demo(out: Path, *, epochs: int = 30, md_steps: int = 300, overwrite: boo
         ConfigError: ``out`` has files in it and ``overwrite`` was not given.
     """
     if out.exists() and any(out.iterdir()) and not overwrite:
-        raise ConfigError("The folder has files in it.", where=str(out), fix="choose another --out or give --overwrite")
+        raise ConfigError(
+            "The folder has files in it.", where=str(out), fix="choose another --out or give --overwrite"
+        )
     started = time.perf_counter()
     result = train(demo_config(out / "training", epochs), overwrite=overwrite)
     trained = time.perf_counter()
     potential = load_model(out / "training" / "model.safetensors")
     cell = bulk("LiCl", "rocksalt", 5.13, cubic=True) * (2, 2, 2)
-    md = run_md(cell, potential, temperature=600, steps=md_steps, timestep=2.0, out_dir=out / "md", progress=True)
+    md = run_md(
+        cell, potential, temperature=600, steps=md_steps, timestep=2.0, out_dir=out / "md", progress=True
+    )
     summary = {
         "version": __version__,
         "training_seconds": round(trained - started, 1),
@@ -77,7 +81,9 @@ def run_demo(out: Path, *, epochs: int = 30, md_steps: int = 300, overwrite: boo
     (out / "summary.json").write_text(json.dumps(summary, indent=1))
     rows = table_rows(result.metrics, md, potential, summary)
     frames = len(load_frames(ASSETS / SAMPLE))
-    (out / "report.md").write_text(REPORT.format(table=markdown(rows), version=__version__, frames=frames), encoding="utf-8")
+    (out / "report.md").write_text(
+        REPORT.format(table=markdown(rows), version=__version__, frames=frames), encoding="utf-8"
+    )
     show(rows, out)
     return summary
 
@@ -105,7 +111,10 @@ def table_rows(
         ("training", f"{summary['training_seconds']:.0f} s, {parameters:,} parameters"),
         ("RMSE, validation (300 to 1000 K)", errors("valid")),
         ("RMSE, test (1500 K and strained 1000 K)", errors("test")),
-        (f"MD of LiCl, {len(md.atoms)} atoms, 600 K", f"{temperature.mean():.0f} ± {temperature.std():.0f} K"),
+        (
+            f"MD of LiCl, {len(md.atoms)} atoms, 600 K",
+            f"{temperature.mean():.0f} ± {temperature.std():.0f} K",
+        ),
         ("MD speed", f"{speed(md):.0f} µs per atom and step"),
     ]
 

@@ -16,7 +16,9 @@ print(f"The demo potential knows the elements {potential.elements} within {poten
 strained = [bulk("LiCl", "rocksalt", a=a) for a in (4.9, 5.0, 5.1, 5.2, 5.3)]
 for atoms, prediction in zip(strained, potential.predict(strained), strict=True):
     pressure = -prediction.stress[:3].mean() / 0.00624151  # eV/Å³ to GPa
-    print(f"a = {atoms.cell.lengths()[0] * 2**0.5:.2f} Å  E = {prediction.energy:.4f} eV  p = {pressure:6.2f} GPa")
+    print(
+        f"a = {atoms.cell.lengths()[0] * 2**0.5:.2f} Å  E = {prediction.energy:.4f} eV  p = {pressure:6.2f} GPa"
+    )
 
 # One structure with everything that ASE can do.
 atoms = bulk("LiCl", "rocksalt", a=5.3, cubic=True)

@@ -22,7 +22,11 @@ from atomml.training import TrainConfig, evaluate
 def label(atoms: Atoms) -> Atoms:
     """The same structure with energy, forces and stress from the reference method."""
     atoms.calc = EMT()
-    results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(), "stress": atoms.get_stress()}
+    results = {
+        "energy": atoms.get_potential_energy(),
+        "forces": atoms.get_forces(),
+        "stress": atoms.get_stress(),
+    }
     atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms
 
@@ -63,7 +67,9 @@ with TemporaryDirectory() as folder:
     test = load_frames(files["test"])
     errors = evaluate(potential, test).metrics
     spread = test.forces.std()
-    print(f"Force error {1000 * errors['forces_rmse']:.1f} meV/Å, labels spread over {1000 * spread:.0f} meV/Å.")
+    print(
+        f"Force error {1000 * errors['forces_rmse']:.1f} meV/Å, labels spread over {1000 * spread:.0f} meV/Å."
+    )
 
     atoms = bulk("Cu", cubic=True)
     atoms.calc = atomml.Calculator(potential)

@@ -1,1 +1,1 @@
-"""kernels"""
+"""Tensor products: coupling tensors, their factors, operators and backends."""

@@ -1,1 +1,1 @@
-"""nn"""
+"""Layers: radial functions, equivariant linear maps, products, attention, repulsion."""

@@ -1,8 +1,9 @@
-"""Building blocks of the published attention network: one linear map shared by all degrees, layer norm, attention."""
+"""Parts of the published attention network: a linear map shared by all degrees, layer norm, attention."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -65,7 +66,7 @@ def gate(x: Float[Tensor, "rows dim doubled"]) -> Float[Tensor, "rows dim channe
     return torch.cat([silu(value[:, :1]), value[:, 1:] * torch.sigmoid(gates[:, :1])], 1)
 
 
-def smooth_leaky_relu(x: Float[Tensor, "..."], slope: float = 0.2) -> Float[Tensor, "..."]:
+def smooth_leaky_relu(x: Float[Tensor, ...], slope: float = 0.2) -> Float[Tensor, ...]:
     """((1+a)/2) x + ((1−a)/2) x (2σ(x) − 1)."""
     return (1 + slope) / 2 * x + (1 - slope) / 2 * x * (2 * torch.sigmoid(x) - 1)
 
@@ -77,17 +78,14 @@ class RadialProfile(nn.Module):
         super().__init__()
         widths = [n_in, *hidden]
         self.hidden = nn.Sequential(
-            *[
-                nn.Sequential(nn.Linear(a, b), nn.LayerNorm(b), nn.SiLU())
-                for a, b in zip(widths[:-1], widths[1:], strict=True)
-            ]
+            *[nn.Sequential(nn.Linear(a, b), nn.LayerNorm(b), nn.SiLU()) for a, b in pairwise(widths)]
         )
         self.out = nn.Linear(widths[-1], n_out, bias=False)
         bound = 1 / math.sqrt(widths[-1])
         self.offset = nn.Parameter(torch.empty(n_out).uniform_(-bound, bound))
 
     def forward(self, edge_features: Float[Tensor, "edges basis"]) -> Float[Tensor, "edges channels"]:
-        """w [E, C]."""
+        """W [E, C]."""
         return self.out(self.hidden(edge_features)) + self.offset
 
 

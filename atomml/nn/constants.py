@@ -23,11 +23,9 @@ class ConstantModule(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._masters: dict[str, tuple[Float64[ndarray, "..."], bool]] = {}
+        self._masters: dict[str, tuple[Float64[ndarray, ...], bool]] = {}
 
-    def add_constant(
-        self, name: str, value: Float64[ndarray, "..."], *, always_float64: bool = False
-    ) -> None:
+    def add_constant(self, name: str, value: Float64[ndarray, ...], *, always_float64: bool = False) -> None:
         """Register ``value`` as buffer ``name``, in the module's dtype or always in float64."""
         self._masters[name] = (value, always_float64)
         dtype = torch.float64 if always_float64 else torch.get_default_dtype()

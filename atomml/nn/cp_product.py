@@ -49,7 +49,7 @@ class CPConvolution(_Factors):
     """
 
     def harmonics_to_rank(self, y: Float[Tensor, "edges dim"]) -> Float[Tensor, "edges rank"]:
-        """q = Bᵀ y."""
+        """Q = Bᵀ y."""
         return y @ self.b
 
     def forward(

@@ -13,7 +13,7 @@ __all__ = ["DegreeLinear", "SpeciesScale", "degree_of_component"]
 
 
 def degree_of_component(lmax: int) -> Int64[Tensor, " dim"]:
-    """Degree l of each of the (L+1)² components: 0, 1, 1, 1, 2, …"""
+    """Degree l of each of the (L+1)² components, (0, 1, 1, 1, 2, …)."""
     return torch.repeat_interleave(torch.arange(lmax + 1), 2 * torch.arange(lmax + 1) + 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -60,7 +61,7 @@ SILU_GAIN = 1.6765
 def mlp(widths: list[int]) -> nn.Sequential:
     """Linear–SiLU–…–Linear without biases, weights of variance gain²/fan-in."""
     layers: list[nn.Module] = []
-    for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for i, (n_in, n_out) in enumerate(pairwise(widths)):
         linear = nn.Linear(n_in, n_out, bias=False)
         nn.init.normal_(linear.weight, std=(1.0 if i == 0 else SILU_GAIN) / math.sqrt(n_in))
         layers += [linear, nn.SiLU()]

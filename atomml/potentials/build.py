@@ -47,6 +47,7 @@ def build_potential(
     average_neighbors: float,
     scale: float,
     seed: int,
+    shift: float = 0.0,
     factors: Mapping[str, CPFactors] | None = None,
 ) -> Potential:
     """A potential with random weights drawn from ``seed``; the global random state is left alone.
@@ -58,6 +59,7 @@ def build_potential(
         average_neighbors: mean number of neighbours within the cutoff.
         scale: eV per unit of the body's energy: the RMS force component of the training set.
         seed: seed of the initial weights.
+        shift: mean energy of an atom relative to its E0 in eV, where the conservative network starts learning.
         factors: CP factors by role, from a model file; the shipped ones by default.
 
     Raises:
@@ -82,13 +84,9 @@ def build_potential(
         body: torch.nn.Module
         match config:
             case TDNConfig():
-                body = TDN(
-                    config,
-                    len(elements),
-                    max(average_neighbors, 1.0),
-                    factors["convolution"],
-                    factors["product"],
-                )
+                convolution, product = factors["convolution"], factors["product"]
+                body = TDN(config, len(elements), max(average_neighbors, 1.0), convolution, product)
+                torch.nn.init.constant_(body.bias, shift / scale)
             case PaperTDNConfig():
                 body, scale = PaperTDN(config, list(elements), factors["convolution"]), 1.0
     zbl = isinstance(config, TDNConfig) and config.zbl

@@ -21,6 +21,9 @@ from atomml.shapes import Float, Int64, Tensor
 
 __all__ = ["TDN", "TDNLayer"]
 
+QUIET_START = 0.1
+"""Factor of the first readout weights: an untrained network then says little rather than something random."""
+
 
 class TDNLayer(nn.Module):
     """One message-passing layer.
@@ -111,10 +114,11 @@ class TDN(nn.Module):
         self.layers = nn.ModuleList(
             TDNLayer(config, n_species, average_neighbors, convolution, product) for _ in range(config.layers)
         )
-        self.readouts = nn.ModuleList(
-            mlp([config.channels, *([config.readout_hidden] if last else []), 1])
-            for last in (t == config.layers - 1 for t in range(config.layers))
-        )
+        linear = [mlp([config.channels, 1]) for _ in range(config.layers - 1)]
+        self.readouts = nn.ModuleList([*linear, mlp([config.channels, config.readout_hidden, 1])])
+        with torch.no_grad():
+            for weight in self.readouts.parameters():
+                weight.mul_(QUIET_START if weight.shape[0] == 1 else 1.0)
         self.bias = nn.Parameter(torch.zeros(n_species))
 
     def forward(

@@ -33,7 +33,6 @@ from atomml.training.state import Job, TrainState
 __all__ = ["Build", "Say", "TrainResult", "prepare_run_dir", "run", "train"]
 
 C = TypeVar("C", bound=RunConfig)
-LARGE_REMAINDER = 0.5  # eV/atom
 Say = Callable[[object], None]
 Build = Callable[[TrainingData, Say], Potential]
 
@@ -83,7 +82,8 @@ def train(
     def build(data: TrainingData, say: Say) -> Potential:
         references = reference_energies(settings.data, data.train, base)
         say(references.table())
-        _say_remaining(references, data, say)
+        shift = _shift(references, data)
+        say(f"Energies less E0 are {shift:.3f} eV/atom on average; learning starts from there.")
         neighbors, scale = training_statistics(
             data.train, settings.model.cutoff, references.energies, cache=settings.data.cache
         )
@@ -94,6 +94,7 @@ def train(
             e0=references.energies,
             average_neighbors=neighbors,
             scale=scale,
+            shift=shift,
             seed=settings.seed,
         )
 
@@ -212,16 +213,9 @@ def _say_data(data: TrainingData, say: Say) -> None:
     say("Split: " + ", ".join(f"{name} {len(part)}" for name, part in data.parts().items()))
 
 
-def _say_remaining(references: ReferenceEnergies, data: TrainingData, say: Say) -> None:
-    """Warn when the reference energies leave most of the energy to the network."""
-    if data.train.labels()["energy"] == 0:
-        return
-    mean = remaining_energy(references, data.train)
-    if abs(mean) > LARGE_REMAINDER:
-        say(
-            f"Warning: a mean of {mean:.2f} eV/atom is left after subtracting the reference energies; the "
-            "network has to learn it first. data.references: least_squares leaves none."
-        )
+def _shift(references: ReferenceEnergies, data: TrainingData) -> float:
+    """Mean of (E − Σ E0)/N in eV/atom; 0 where there are no energies."""
+    return remaining_energy(references, data.train) if data.train.labels()["energy"] else 0.0
 
 
 def _silent(item: object) -> None:
