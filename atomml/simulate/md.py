@@ -15,7 +15,7 @@ from ase.md.md import MolecularDynamics
 from numpy.typing import NDArray
 
 from atomml.config import parse_config
-from atomml.errors import ConfigError, SimulationError
+from atomml.errors import AtommlError, ConfigError, DataError, SimulationError
 from atomml.simulate.calculator import Calculator, has_volume
 from atomml.simulate.interface import PotentialLike
 from atomml.simulate.md_config import MDConfig, default_timestep, refuse_bad_setup
@@ -28,6 +28,7 @@ from atomml.simulate.md_files import (
     read_log,
     save_state,
 )
+from atomml.simulate.md_guard import refuse_exploded
 from atomml.simulate.md_integrators import (
     conserved_energy,
     degrees_of_freedom,
@@ -131,7 +132,7 @@ def _start(atoms: Atoms, calculator: Calculator, config: MDConfig, folder: Path 
     dof = degrees_of_freedom(atoms, config)
     dyn = make_integrator(atoms, config, rng)
     run = _Run(atoms, calculator, config, dyn, dof, 0, [], files, folder)
-    _guard(run, None)
+    _guard(run, started=False)
     _log(run)
     _save(run)
     return run
@@ -195,8 +196,8 @@ def _loop(run: _Run, progress: bool) -> float:
             try:
                 run.dyn.step()
                 run.step += 1
-                _guard(run, good)
-            except SimulationError as error:
+                _guard(run, started=True)
+            except (SimulationError, DataError) as error:
                 raise _with_last_frame(run, good, finished, error) from error
             last = run.step == config.steps
             if run.step % config.log_every == 0 or last:
@@ -212,35 +213,12 @@ def _state_interval(config: MDConfig) -> int:
     return -(-config.state_every // config.log_every) * config.log_every
 
 
-def _guard(run: _Run, good: Atoms | None) -> None:
-    """Stop a run that has left physical territory.
-
-    Raises:
-        SimulationError: names the limit, the value and the atom.
-    """
-    atoms, limits = run.atoms, run.config.limits
-    norms = np.linalg.norm(atoms.get_forces(apply_constraint=False), axis=1)
-    worst = int(norms.argmax())
-    kelvin = temperature(atoms, run.dof)
-    closest = run.calculator.min_distance()
-    problem = None
-    if norms[worst] > limits.max_force:
-        atom = f"{atoms.symbols[worst]} {worst}"
-        problem = f"the force on {atom} is {norms[worst]:.4g} eV/Å (limit {limits.max_force:g})"
-    elif not kelvin <= run.config.max_temperature:
-        problem = f"the temperature is {kelvin:.4g} K (limit {run.config.max_temperature:g})"
-    elif closest < limits.min_distance:
-        problem = f"two atoms are {closest:.3g} Å apart (limit {limits.min_distance:g})"
-    if problem is not None:
-        begin = "The start structure cannot be simulated" if good is None else "The simulation exploded"
-        raise SimulationError(
-            f"{begin}: {problem}.",
-            where=f"step {run.step}, {run.step * run.config.timestep:g} fs",
-            fix="relax the structure first, use a smaller time step, or test the model with `atomml check`",
-        )
+def _guard(run: _Run, *, started: bool) -> None:
+    kelvin, closest = temperature(run.atoms, run.dof), run.calculator.min_distance()
+    refuse_exploded(run.atoms, run.config, kelvin=kelvin, closest=closest, step=run.step, started=started)
 
 
-def _with_last_frame(run: _Run, good: Atoms, finished: int, error: SimulationError) -> SimulationError:
+def _with_last_frame(run: _Run, good: Atoms, finished: int, error: AtommlError) -> SimulationError:
     """The same error with the step, after writing the last good frame."""
     where = f"{error.where}; after step {finished} of {run.config.steps}"
     if run.folder is not None:

@@ -9,7 +9,7 @@ from ase.build import bulk
 from ase.constraints import FixAtoms
 from ase.io import read
 
-from atomml.errors import ConfigError, SimulationError, UnsupportedError
+from atomml.errors import ConfigError, DataError, SimulationError, UnsupportedError
 from atomml.simulate import MDConfig, run_md
 from atomml.simulate.md_config import default_timestep
 from atomml.simulate.md_integrators import degrees_of_freedom, start_velocities, temperature
@@ -192,3 +192,21 @@ def test_same_seed_same_trajectory(potential, copper):
     runs = [run_md(copper, potential, temperature=300.0, steps=10, seed=s) for s in (4, 4, 5)]
     np.testing.assert_array_equal(runs[0].atoms.positions, runs[1].atoms.positions)
     assert np.any(runs[0].atoms.positions != runs[2].atoms.positions)
+
+
+def test_structure_that_stops_being_one_ends_the_run_with_the_last_good_frame(
+    make_potential, copper, tmp_path
+):
+    class Breaking(make_potential):
+        calls = 0
+
+        def forward(self, graph, **options):
+            self.calls += 1
+            if self.calls > 3:
+                raise DataError("A position is not a finite number.")
+            return super().forward(graph, **options)
+
+    with pytest.raises(
+        SimulationError, match=r"(?s)not a finite number.*after step 2 of 50; last good frame"
+    ):
+        run_md(copper, Breaking(), temperature=300.0, steps=50, out_dir=tmp_path)
