@@ -5,6 +5,16 @@
 so that M(x, y) = D ((Aᵀx) ∘ (Bᵀy)): A and D act on nodes, and an edge costs R multiply-adds per channel. At
 the exact rank the product is equivariant to rounding; below it, it is not. The factors are made by
 :mod:`atomml.kernels.cp_fit` and are part of every model file.
+
+Exact ranks shipped, the smallest found (columns of all path groups together in the last two rows):
+
+| | L = 1 | 2 | 3 | 4 |
+|---|---|---|---|---|
+| ``cg_even`` | 6 | 18 | 52 | 118 |
+| ``so3`` | 8 | 28 | 85 | 210 |
+| ``gaunt`` | 6 | 18 | 32 | 58 |
+| ``cg_even``, ``per_l2`` | 10 | 37 | 99 | |
+| ``cg_even``, ``per_path`` | 10 | 53 | 170 | |
 """
 
 from __future__ import annotations
@@ -197,7 +207,7 @@ def load_factors(lmax: int, kind: CouplingKind, rank: int | Literal["exact", "7L
         rank: ``"exact"``: the smallest shipped rank without error (error ≤ ``EXACT_ERROR``); a number: that
             rank; ``"7L2"``: the published rank R = 7L². For ``so3``, the tensor it was published for, these
             are unconstrained fits as published, with their errors of 1.6 to 5.5 %, also where an exact one of
-            that rank exists (L = 2). For the other kinds they are the best of that rank or, if that is
+            that rank exists (L = 2); the starts were chosen for the error known for such fits. For the other kinds they are the best of that rank or, if that is
             smaller, of the exact rank.
 
     Raises:

@@ -2,7 +2,7 @@
 
     python -m atomml.kernels.cp_fit --lmax 2 --kind cg_even --rank 18 --penalty 0.1
     python -m atomml.kernels.cp_fit --lmax 2 --kind so3 --rank 28 --triples 5
-    python -m atomml.kernels.cp_fit --lmax 2 --kind so3 --rank 28 --method als --published
+    python -m atomml.kernels.cp_fit --lmax 3 --kind so3 --rank 63 --method als --seed 2 --published
     python -m atomml.kernels.cp_fit --lmax 2 --kind cg_even --grouping per_path
 
 The header of every file has the method and the seed of the start that made it.
