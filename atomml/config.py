@@ -24,6 +24,7 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=Config)
+_MANUAL = "`atomml schema KIND` prints every key with its meaning and default"
 
 
 def load_config(model: type[C], path: str | Path, overrides: Mapping[str, Any] | None = None) -> C:
@@ -38,8 +39,8 @@ def load_config(model: type[C], path: str | Path, overrides: Mapping[str, Any] |
     return parse_config(model, data, where=str(path))
 
 
-def parse_config(model: type[C], data: Mapping[str, Any], *, where: str) -> C:
-    """Validate ``data`` as ``model``.
+def parse_config(model: type[C], data: Mapping[str, Any], *, where: str, fix: str = _MANUAL) -> C:
+    """Validate ``data`` as ``model``; ``fix`` says where the keys are explained.
 
     Raises:
         ConfigError: every problem on its own line, with the key's path and the nearest known key.
@@ -51,7 +52,7 @@ def parse_config(model: type[C], data: Mapping[str, Any], *, where: str) -> C:
         raise ConfigError(
             "This configuration cannot be used:\n" + "\n".join(f"    - {p}" for p in problems),
             where=where,
-            fix="correct the keys above; `atomml schema KIND` prints every key with its meaning and default",
+            fix=f"correct the keys above; {fix}",
         ) from error
 
 
@@ -95,6 +96,9 @@ def _scalar(text: str) -> Any:
 
 def _describe(model: type[BaseModel], item: Any) -> str:
     path = ".".join(str(part) for part in item["loc"])
+    if item["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        choices = item["ctx"].get("expected_tags") or ", ".join(_kinds(model, item["loc"]))
+        return f"{path}.kind: choose one of {choices}"
     if item["type"] != "extra_forbidden":
         message = item["msg"].removeprefix("Value error, ")
         got = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
@@ -117,6 +121,12 @@ def _field_names(model: type[BaseModel], loc: tuple[Any, ...]) -> set[str]:
         ]
         models = inner or models
     return {name for m in models for name in m.model_fields}
+
+
+def _kinds(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    """Values of ``kind`` that choose between the models at ``loc``."""
+    inner = _models_in(model.model_fields[str(loc[-1])].annotation) if len(loc) == 1 else []
+    return [repr(m.model_fields["kind"].default) for m in inner if "kind" in m.model_fields]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

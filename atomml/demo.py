@@ -30,9 +30,9 @@ A conservative tensor decomposition network was trained on {frames} bundled fram
 
 {table}
 
-![Prediction against label on the held-out frames](training/test_parity.png)
+![Prediction against label on the held-out frames](training/figures/test_parity.png)
 
-![Learning curve](training/learning_curve.png)
+![Learning curve](training/figures/learning_curve.png)
 
 ![Molecular dynamics of LiCl at 600 K](md/md.png)
 

@@ -93,7 +93,8 @@ def _kind_of(data: dict[str, Any]) -> Kind:
     if "kind" in data:
         return Kind.tdn_paper if data["kind"] == "tdn_paper" else Kind.tdn
     own = model_of(Kind.finetune).model_fields.keys() - model_of(Kind.train).model_fields.keys()
-    return Kind.finetune if own & data.keys() else Kind.train
+    without_model = "data" in data and "model" not in data  # a finetuning has its model from a file
+    return Kind.finetune if own & data.keys() or without_model else Kind.train
 
 
 def _print_table(model: type[Config], kind: Kind) -> None:

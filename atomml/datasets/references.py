@@ -50,9 +50,10 @@ class ReferenceEnergies:
     undetermined: tuple[str, ...] = ()
 
     def table(self) -> Table:
-        """Elements, E0 and atom counts, with the residual as caption."""
+        """Elements, E0 and atom counts; `caption` goes with it."""
         title = {"isolated": "isolated atoms", "least_squares": "least squares"}.get(self.method, self.method)
-        table = Table(title=f"Reference energies ({title})", caption=self.caption())
+        title = f"Reference energies ({title})"
+        table = Table(title=title, min_width=len(title) + 2)
         for name in ("element", "E0 (eV)", "atoms"):
             table.add_column(name, justify="left" if name == "element" else "right")
         for z, energy in sorted(self.energies.items()):

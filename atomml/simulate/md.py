@@ -111,7 +111,7 @@ def run_md(
     """
     chosen = {"temperature": temperature, "steps": steps, **settings}
     chosen["timestep"] = default_timestep(atoms) if timestep is None else timestep
-    config = parse_config(MDConfig, chosen, where="run_md")
+    config = parse_config(MDConfig, chosen, where="run_md", fix="`atomml md --help` explains the options")
     calculator = potential if isinstance(potential, Calculator) else Calculator(potential)
     refuse_bad_setup(atoms, config, has_stress="stress" in calculator.implemented_properties)
     folder = None if out_dir is None else Path(out_dir)

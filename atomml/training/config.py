@@ -212,7 +212,7 @@ class FinetuneConfig(RunConfig):
     optimizer: OptimizerConfig = OptimizerConfig(lr=2e-4)
     """Optimiser, with a lower default rate than a training from scratch."""
     freeze: list[str] = []
-    """Patterns (``embedding.*``, ``layers.0.*``) of parameters that are not trained."""
+    """Patterns (``body.embedding``, ``body.layers.0.*``) of parameters that are not trained."""
     e0: Literal["keep", "refit", "new"] = "refit"
     """Reference energies: ``keep`` those of the model; ``refit``: add to them the least-squares correction
     per element of label − prediction on the new training set; ``new``: take ``data.references``."""

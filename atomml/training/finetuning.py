@@ -16,7 +16,7 @@ from atomml.potentials import Potential, build_potential, load_model, read_heade
 from atomml.training.config import FinetuneConfig
 from atomml.training.data import Part, TrainingData, reference_energies
 from atomml.training.evaluation import evaluate
-from atomml.training.run import Say, TrainResult, run, settings_of
+from atomml.training.run import Say, TrainResult, run, say_references, settings_of
 
 __all__ = ["finetune", "freeze", "refit_references", "with_references"]
 
@@ -53,7 +53,7 @@ def finetune(
         _require_known(potential, data.train)
         if settings.e0 == "new":
             references = reference_energies(settings.data, data.train, base)
-            say(references.table())
+            say_references(references, say)
             potential = with_references(potential, references.energies)
         elif settings.e0 == "refit" and data.train.labels()["energy"]:
             shift = refit_references(potential, data.train)

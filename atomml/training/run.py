@@ -30,7 +30,7 @@ from atomml.training.loop import fit, save_checkpoint
 from atomml.training.resume import restore
 from atomml.training.state import Job, TrainState
 
-__all__ = ["Build", "Say", "TrainResult", "prepare_run_dir", "run", "train"]
+__all__ = ["Build", "Say", "TrainResult", "prepare_run_dir", "run", "say_references", "train"]
 
 C = TypeVar("C", bound=RunConfig)
 Say = Callable[[object], None]
@@ -81,9 +81,11 @@ def train(
 
     def build(data: TrainingData, say: Say) -> Potential:
         references = reference_energies(settings.data, data.train, base)
-        say(references.table())
+        say_references(references, say)
         shift = _shift(references, data)
-        say(f"Energies less E0 are {shift:.3f} eV/atom on average; learning starts from there.")
+        say(
+            f"Energies less E0 are {round(shift, 3) + 0.0:.3f} eV/atom on average; learning starts from there."
+        )
         neighbors, scale = training_statistics(
             data.train, settings.model.cutoff, references.energies, cache=settings.data.cache
         )
@@ -99,6 +101,13 @@ def train(
         )
 
     return run(settings, build, base=base, resume=resume, overwrite=overwrite, quiet=quiet)
+
+
+def say_references(references: ReferenceEnergies, say: Say) -> None:
+    """Print the table of reference energies and what there is to know about it."""
+    say(references.table())
+    if references.caption():
+        say(references.caption())
 
 
 def settings_of(

@@ -165,6 +165,19 @@ def test_validate_suggests_the_nearest_key(tmp_path):
     assert "epochs: Input should be greater than 0 (got -1)" in result.stderr
 
 
+@pytest.mark.parametrize("model", ["{cutoff: 5}", "{kind: mace}"])
+def test_validate_says_which_networks_there_are(model, tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(f"{{run_dir: r, data: {{train: t.xyz}}, epochs: 1, model: {model}}}")
+    assert "model.kind: choose one of 'tdn', 'tdn_paper'" in command("validate", str(file)).stderr
+
+
+def test_a_configuration_without_a_model_is_one_of_a_finetuning(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("{run_dir: r, data: {train: t.xyz}, epochs: 1}")
+    assert "valid finetune configuration" in run("validate", str(file)).output
+
+
 def test_validate_can_be_told_the_kind(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text(run("template", "train").output, encoding="utf-8")
