@@ -7,11 +7,11 @@ graph is recorded, so every product can be taken in place, in a buffer small eno
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import torch
-from torch.nn.functional import one_hot
 
-from atomml.kernels.reference import Index, Nodes, Ranks, Weights, group_of_rank
+from atomml.kernels.reference import Index, Nodes, Ranks, Weights
 from atomml.shapes import Tensor
 
 __all__ = ["conv", "conv_p", "conv_q", "conv_w"]
@@ -25,9 +25,11 @@ def conv(
 ) -> Nodes:
     """T: see `atomml.kernels.reference.conv`."""
     out = p.new_zeros((n_centers, *p.shape[1:]))
+    blocks = _ranks_of(groups)
     for edges, message in _gathered(p, neighbor):
         message *= q[edges, :, None]
-        message *= _weight_of_rank(w[edges], groups)
+        for g, ranks in enumerate(blocks):
+            message[:, ranks] *= w[edges, g, None]
         out.index_add_(0, center[edges], message)
     return out
 
@@ -77,11 +79,15 @@ def _products(p: Tensor, s: Tensor, neighbor: Tensor, center: Tensor) -> Iterato
         yield edges, left
 
 
+def _ranks_of(groups: Sequence[int]) -> list[slice]:
+    """The ranks of each group."""
+    ends = list(accumulate(groups))
+    return [slice(end - size, end) for end, size in zip(ends, groups, strict=True)]
+
+
 def _members(groups: Sequence[int], like: Tensor) -> Tensor:
     """[G, R], one where rank r belongs to group g."""
-    return one_hot(group_of_rank(groups, like.device)).T.to(like.dtype)
-
-
-def _weight_of_rank(w: Tensor, groups: Sequence[int]) -> Tensor:
-    """w[e, g(r), c], as a view where there is one group only."""
-    return w if len(groups) == 1 else w.index_select(1, group_of_rank(groups, w.device))
+    out = like.new_zeros((len(groups), sum(groups)))
+    for g, ranks in enumerate(_ranks_of(groups)):
+        out[g, ranks] = 1
+    return out

@@ -30,6 +30,7 @@ FORMAT = "atomml-model"
 FORMAT_VERSION = 1
 KEY = "atomml"
 UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å³ (ASE sign, Voigt order)"}
+FACTOR_FACTS = ("lmax", "kind", "rank", "error", "grouping", "conditioning", "seed", "method")
 
 Tensors = dict[str, Any]
 Upgrade = Callable[[dict[str, Any], Tensors], tuple[dict[str, Any], Tensors]]
@@ -204,13 +205,7 @@ def _header(potential: Potential) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in potential.parameters()),
         "conservative": potential.conservative,
         "factors": {
-            role: {
-                "lmax": f.lmax,
-                "kind": f.kind,
-                "rank": f.rank,
-                "error": f.error,
-                "groups": list(f.groups),
-            }
+            role: {name: getattr(f, name) for name in FACTOR_FACTS} | {"groups": list(f.groups)}
             for role, f in potential.factors.items()
         },
     }
