@@ -6,7 +6,6 @@ Reading a header needs neither torch nor the tensors. Nothing in a model file is
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from atomml._version import __version__
 from atomml.errors import ModelFileError
+from atomml.files import write_atomically
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -70,7 +70,7 @@ def save_model(
         "metrics": dict(metrics or {}),
         "licence": licence,
     }
-    write_atomically(Path(path), save(tensors, {KEY: json.dumps(header)}))
+    write_atomically(Path(path), save(tensors, {KEY: json.dumps(header)}), error=ModelFileError)
     return Path(path)
 
 
@@ -163,29 +163,6 @@ def read_header(path: str | Path) -> dict[str, Any]:
 def bundled_models() -> list[str]:
     """Names of the models that come with the package."""
     return sorted(p.stem for p in _assets().glob("*.safetensors"))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment either the old or the new content is complete on disk.
-
-    Raises:
-        ModelFileError: it cannot be written; what was there before is untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ModelFileError(
-            f"Cannot write the file ({error.strerror}); what was there before is unchanged.",
-            where=str(path),
-            fix="free some space or choose another folder",
-        ) from error
 
 
 def _header(potential: Potential) -> dict[str, Any]:

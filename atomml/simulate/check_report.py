@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atomml.files import write_atomically
 from atomml.simulate.check_figure import draw_curves
-from atomml.simulate.md_files import write_atomically
 
 __all__ = ["CheckReport", "CheckRow", "Curve", "larger", "limited"]
 

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from atomml.errors import CheckError, ConfigError, DataError
+from atomml.files import write_atomically
 from atomml.potentials import load_model
 from atomml.simulate.check_report import CheckReport
 from atomml.simulate.checks import run_checks
 from atomml.simulate.interface import PotentialLike
 from atomml.simulate.md import run_md
-from atomml.simulate.md_files import write_atomically
 from atomml.simulate.relax import RelaxResult, relax, write_relaxed
 
 __all__ = ["check_command", "md_command", "read_structures", "relax_command"]

@@ -18,6 +18,7 @@ from ase.io.extxyz import write_extxyz
 from numpy.typing import NDArray
 
 from atomml.errors import DataError
+from atomml.files import write_atomically
 
 __all__ = [
     "COLUMNS",
@@ -29,7 +30,6 @@ __all__ = [
     "load_state",
     "read_log",
     "save_state",
-    "write_atomically",
 ]
 
 _VERSION = 1
@@ -65,28 +65,6 @@ class State:
     arrays: dict[str, NDArray[Any]]
     log_bytes: int
     trajectory_bytes: int
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write under a temporary name, flush to disk, rename: the old file survives any failure.
-
-    Raises:
-        DataError: the file cannot be written (disk full, no permission).
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(
-            f"Cannot write a file ({error.strerror}); the previous one is untouched.",
-            where=str(path),
-            fix="free disk space or choose another output folder",
-        ) from error
 
 
 def save_state(path: Path, state: State) -> None:

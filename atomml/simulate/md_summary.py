@@ -12,9 +12,9 @@ from ase import Atoms
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from atomml.files import write_atomically
 from atomml.shapes import Float64, ndarray
 from atomml.simulate.md_config import MDConfig
-from atomml.simulate.md_files import write_atomically
 
 __all__ = ["drift", "summarise", "write_summary"]
 

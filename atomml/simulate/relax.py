@@ -17,9 +17,10 @@ from ase.io.extxyz import write_extxyz
 from ase.optimize import FIRE, LBFGS
 
 from atomml.errors import AtommlError, DataError, SimulationError
+from atomml.files import write_atomically
 from atomml.simulate.calculator import Calculator, has_volume
 from atomml.simulate.interface import PotentialLike
-from atomml.simulate.md_files import frame_of, write_atomically
+from atomml.simulate.md_files import frame_of
 from atomml.simulate.progress import progress_bar
 
 __all__ = ["RelaxResult", "relax", "write_relaxed"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from atomml.errors import ModelFileError, TrainingError
+from atomml.files import replace_file
 from atomml.shapes import Tensor
 
 __all__ = [
@@ -28,36 +28,11 @@ __all__ = [
     "read_checkpoint",
     "restore_rng",
     "rng_tensors",
-    "write_bytes",
     "write_checkpoint",
 ]
 
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
 FORMAT = "atomml-checkpoint-1"
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write to a temporary name beside ``path``, flush to the disk, then rename: all or nothing.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written; ``path`` is as it was before.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -69,7 +44,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[s
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     data = save(plain, {"format": FORMAT, "state": json.dumps(state)})
     try:
-        write_bytes(path, data)
+        replace_file(path, data)
     except OSError as error:
         kept = "the previous checkpoint is intact" if path.exists() else "there is no earlier checkpoint"
         full = error.errno == errno.ENOSPC

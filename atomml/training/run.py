@@ -17,8 +17,9 @@ from rich.console import Console
 from atomml.config import load_config, parse_config, set_by_path
 from atomml.datasets import ReferenceEnergies
 from atomml.errors import ConfigError, TrainingError
+from atomml.files import replace_file
 from atomml.potentials import Potential, build_potential
-from atomml.training.checkpoint import CHECKPOINT, write_bytes
+from atomml.training.checkpoint import CHECKPOINT
 from atomml.training.config import RunConfig, TrainConfig
 from atomml.training.data import TrainingData, load_training_data, reference_energies, remaining_energy
 from atomml.training.distributed import distributed_from_env
@@ -201,7 +202,7 @@ def _started(job: Job, data: TrainingData) -> TrainState:
         state.ema = start_ema(job.potential)
     if job.ranks.is_main:
         text = yaml.safe_dump(job.config.resolved(), sort_keys=False, allow_unicode=True)
-        write_bytes(job.run_dir / "config.yaml", text.encode())
+        replace_file(job.run_dir / "config.yaml", text.encode())
         data.split.save(job.run_dir / "split.json")
         append_jsonl(job.run_dir / "log.jsonl", {"kind": "start", **job.provenance})
     save_checkpoint(job, state)

@@ -71,7 +71,9 @@ def test_first_and_second_derivatives(backend):
     groups=st.lists(st.integers(1, 3), min_size=1, max_size=3),
     seed=st.integers(0, 999),
 )
-def test_torch_backend_agrees_with_reference_up_to_third_derivatives(n_atoms, n_edges, channels, groups, seed):
+def test_torch_backend_agrees_with_reference_up_to_third_derivatives(
+    n_atoms, n_edges, channels, groups, seed
+):
     p, q, w, index, groups = make_inputs(n_atoms, n_edges, tuple(groups), channels, seed, requires_grad=True)
 
     def derivatives():
@@ -131,9 +133,7 @@ def compiled_loss(p, q, w, index, groups):
 def test_compiled_convolution_and_gradient_equal_eager():
     p, q, w, index, groups = make_inputs(requires_grad=True)
     compiled = torch.compile(compiled_loss, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(
-        compiled(p, q, w, index, groups), compiled_loss(p, q, w, index, groups)
-    )
+    torch.testing.assert_close(compiled(p, q, w, index, groups), compiled_loss(p, q, w, index, groups))
     for a, b in zip(
         torch.autograd.grad(compiled(p, q, w, index, groups), (p, q, w)),
         torch.autograd.grad(compiled_loss(p, q, w, index, groups), (p, q, w)),

@@ -113,7 +113,7 @@ def test_disk_full_keeps_the_last_state(potential, copper, tmp_path, monkeypatch
     def no_space(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("atomml.simulate.md_files.os.replace", no_space)
+    monkeypatch.setattr("atomml.files.os.replace", no_space)
     with pytest.raises(DataError, match="No space left on device"):
         run_md(copper, potential, steps=40, out_dir=tmp_path, resume=True, **COMMON)
     monkeypatch.undo()

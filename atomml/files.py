@@ -1,0 +1,50 @@
+"""Writing files so that a crash, a kill or a full disk never leaves half of one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from atomml.errors import AtommlError, DataError
+
+__all__ = ["replace_file", "write_atomically"]
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write to a temporary name beside ``path``, flush to the disk, then rename: all or nothing.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; ``path`` is as it was before.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_atomically(path: Path, data: bytes, *, error: type[AtommlError] = DataError) -> None:
+    """`replace_file` for a file that a user asked for.
+
+    Raises:
+        AtommlError: of the kind ``error``: the file cannot be written; what was there before is untouched.
+    """
+    try:
+        replace_file(path, data)
+    except OSError as problem:
+        raise error(
+            f"Cannot write the file ({problem.strerror}); what was there before is untouched.",
+            where=str(path),
+            fix="free some space or choose another folder",
+        ) from problem
