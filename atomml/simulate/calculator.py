@@ -14,7 +14,7 @@ from ase.calculators.calculator import all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from atomml.errors import DataError, SimulationError, UnsupportedError
-from atomml.graph.atom_graph import AtomGraph, edge_vectors, transpose_index
+from atomml.graph.atom_graph import AtomGraph, edge_vectors, graph_from_ase
 from atomml.graph.neighbors import SkinnedNeighbors
 from atomml.shapes import Tensor
 from atomml.simulate.interface import PotentialLike, evaluating, refuse_unknown_elements, resolve_potential
@@ -85,13 +85,11 @@ class Calculator(AseCalculator):
             )
         refuse_charge_and_spin(atoms)
         refuse_unknown_elements(atoms, self.potential.elements)
-        graph = _graph(atoms, self._neighbors)
+        graph = graph_from_ase(atoms, self.potential.cutoff, neighbors=self._neighbors)
         volume = has_volume(atoms)
         stress = volume and "stress" in self.implemented_properties
-        with (
-            evaluating(self.potential),
-            torch.no_grad(),
-        ):  # the potential enables what its own derivatives need
+        # the potential enables the gradients that its own derivatives need
+        with evaluating(self.potential), torch.no_grad():
             output = self.potential(graph.to(self.potential.device), forces=True, stress=stress)
         self.evaluations += 1
         results = _to_results(output, volume)
@@ -103,24 +101,6 @@ class Calculator(AseCalculator):
         if self._graph is None or self._graph.edge_index.shape[1] == 0:
             return float("inf")
         return float(edge_vectors(self._graph).norm(dim=1).min())
-
-
-def _graph(atoms: Atoms, neighbors: SkinnedNeighbors) -> AtomGraph:
-    """Graph of ``atoms`` with the neighbours that the skinned list gives."""
-    pos = np.array(atoms.positions, dtype=np.float64)
-    cell = np.array(atoms.cell.array, dtype=np.float64)
-    pbc = np.array(atoms.pbc, dtype=bool)
-    neighbor, center, shift = neighbors(pos, cell, pbc)
-    sender = torch.from_numpy(neighbor)
-    return AtomGraph(
-        z=torch.from_numpy(atoms.numbers.astype(np.int64)),
-        pos=torch.from_numpy(pos),
-        cell=torch.from_numpy(cell)[None],
-        pbc=torch.from_numpy(pbc)[None],
-        edge_index=torch.stack([sender, torch.from_numpy(center)]),
-        edge_shift=torch.from_numpy(shift),
-        edge_transpose=transpose_index(sender),
-    )
 
 
 def has_volume(atoms: Atoms) -> bool:
