@@ -198,17 +198,6 @@ def test_every_guide_is_in_the_index():
         assert path.name == "README.md" or f"({path})" in index, path
 
 
-@pytest.mark.slow
-def test_the_report_of_the_demo_links_to_its_figures(tmp_path):
-    from atomml.demo import run_demo
-
-    run_demo(tmp_path / "demo", epochs=1, md_steps=5)
-    report = tmp_path / "demo" / "report.md"
-    targets = LINK.findall(report.read_text(encoding="utf-8"))
-    assert len(targets) == 3
-    assert all((report.parent / target).is_file() for target in targets)
-
-
 def table_after(page, marker):
     """Cells of the table that follows a comment in a page."""
     text = page.read_text(encoding="utf-8").partition(f"<!-- {marker} -->")[2].lstrip()

@@ -206,7 +206,7 @@ def load_factors(lmax: int, kind: CouplingKind, rank: int | Literal["exact", "7L
         kind: which coupling tensor.
         rank: ``"exact"``: the smallest shipped rank without error (error ≤ ``EXACT_ERROR``); a number: that
             rank; ``"7L2"``: the published rank R = 7L². For ``so3``, the tensor it was published for, these
-            are unconstrained fits as published, with their errors of 1.6 to 5.5 %, also where an exact one of
+            are unconstrained fits as published, with their errors of 1.6 to 5.7 %, also where an exact one of
             that rank exists (L = 2); their starts were chosen for the error known of such fits. For the other
             kinds they are the best of that rank or, if that is smaller, of the exact rank.
 

@@ -79,7 +79,7 @@ class PaperTDNConfig(Config):
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Dropout of the attention weights."""
     rank: Rank = "7L2"
-    """``7L2`` as published (equivariant to 1.6–5.5 % only), ``exact``, or a number."""
+    """``7L2`` as published (a product is equivariant to 1.7–8.2 % only), ``exact``, or a number."""
     average_atoms: PositiveFloat = 36.6
     """Average number of atoms of a structure, which scales the readout."""
     average_degree: PositiveFloat = 18.6
