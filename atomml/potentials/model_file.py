@@ -84,11 +84,12 @@ def load_model(
 
     Args:
         path: a file, or the name of a model in the package.
-        device: where to put the weights.
+        device: where to put the weights: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``.
         dtype: precision; that of the file by default.
 
     Raises:
         ModelFileError: no such file, not a model file, truncated, of a newer version, or inconsistent.
+        ConfigError: there is no such device.
     """
     import torch
     from pydantic import TypeAdapter
@@ -97,8 +98,9 @@ def load_model(
 
     from atomml.potentials.build import build_potential
     from atomml.potentials.config import ModelConfig
+    from atomml.potentials.devices import find_device
 
-    path = _resolve(path)
+    path, where = _resolve(path), find_device(device)
     header = read_header(path)
     try:
         header, tensors = _upgrade(header, load_file(path), path)
@@ -120,7 +122,7 @@ def load_model(
             f"The model file is inconsistent: {error}", where=str(path), fix="get a fresh copy of the file"
         ) from error
     potential.metadata = header
-    return potential.to(device).eval()
+    return potential.to(where).eval()
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

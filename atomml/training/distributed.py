@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from atomml.errors import ConfigError
+from atomml.potentials.devices import find_device
 from atomml.shapes import Tensor
 
 __all__ = ["Ranks", "distributed_from_env", "reduce_gradients", "sum_over_ranks"]
@@ -58,19 +58,9 @@ def distributed_from_env(device: str) -> Iterator[Ranks]:
 
 
 def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"{name!r} is not a device.", where="device", fix="use auto, cpu or cuda"
-        ) from error
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ConfigError("No CUDA device is available.", where="device", fix="set device: cpu")
-        if device.index is None:
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    device = find_device(name)
+    if device.type == "cuda" and device.index is None:
+        return find_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     return device
 
 
