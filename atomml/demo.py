@@ -70,7 +70,7 @@ def run_demo(out: Path, *, epochs: int = 30, md_steps: int = 300, overwrite: boo
     potential = load_model(out / "training" / "model.safetensors")
     cell = bulk("LiCl", "rocksalt", 5.13, cubic=True) * (2, 2, 2)
     md = run_md(
-        cell, potential, temperature=600, steps=md_steps, timestep=2.0, out_dir=out / "md", progress=True
+        cell, potential, temperature=600.0, steps=md_steps, timestep=2.0, out_dir=out / "md", progress=True
     )
     summary = {
         "version": __version__,

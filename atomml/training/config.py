@@ -36,6 +36,9 @@ class DataConfig(Config):
     """File or files; or a fraction (below 1) or a number of structures taken from the training files."""
     test: Part | None = None
     """Like ``valid``; evaluated once, at the end."""
+    split: str | None = None
+    """A division made by `atomml data split` for exactly these training files; replaces fractions, ``group``
+    and ``test_where``."""
     group: str | None = None
     """Per-frame tag (``traj``, ``mol_id``) that must not be shared by two parts of a split by fraction."""
     test_where: str | None = None
@@ -51,7 +54,15 @@ class DataConfig(Config):
     forces_key: str | None = None
     """Name of the forces array."""
     stress_key: str | None = None
-    """Name of the stress (ASE sign, eV/Å³)."""
+    """Name of the stress, or of a virial."""
+    energy_unit: Literal["eV", "Hartree", "Ry", "kcal/mol", "kJ/mol"] = "eV"
+    """Unit of the energies in the files; forces are in it per ``length_unit``. Native stores know their units."""
+    length_unit: Literal["Ang", "Bohr", "nm"] = "Ang"
+    """Unit of positions and cells in the files."""
+    stress_unit: Literal["eV/A^3", "GPa", "kbar"] = "eV/A^3"
+    """Unit of the stress in the files."""
+    stress_sign: Literal["ase", "pressure"] = "ase"
+    """``ase``: σ = (1/V) ∂E/∂ε; ``pressure``: the opposite sign, as VASP prints it."""
     cache: bool = True
     """Keep graphs in memory after their first use."""
     workers: NonNegativeInt = 0
@@ -61,6 +72,8 @@ class DataConfig(Config):
     def _one_test_set(self) -> DataConfig:
         if self.test is not None and self.test_where is not None:
             raise ValueError("give either test or test_where, not both")
+        if self.split is not None and (self.test_where is not None or self.group is not None):
+            raise ValueError("split already divides the frames: remove group and test_where")
         return self
 
 

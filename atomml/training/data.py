@@ -34,6 +34,16 @@ from atomml.training.config import DataConfig, LossConfig, Paths, resolve_path
 
 __all__ = ["Part", "TrainingData", "load_training_data", "reference_energies", "remaining_energy"]
 
+READER_OPTIONS = (
+    "energy_key",
+    "forces_key",
+    "stress_key",
+    "energy_unit",
+    "length_unit",
+    "stress_unit",
+    "stress_sign",
+)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -103,7 +113,7 @@ def load_training_data(config: DataConfig, loss: LossConfig, base: Path | None =
     for name, source in (("valid", config.valid), ("test", config.test)):
         if isinstance(source, str | list):
             sources[name] = _load(source, config, base)
-    split = _divide(config, sources["train"])
+    split = _divide(config, sources["train"], base)
     parts: dict[str, Part | None] = {"train": Part(sources["train"], split.train)}
     for name, rows in (("valid", split.valid), ("test", split.test)):
         if name in sources:
@@ -127,14 +137,14 @@ def load_training_data(config: DataConfig, loss: LossConfig, base: Path | None =
 
 def _load(paths: Paths, config: DataConfig, base: Path | None) -> FrameStore:
     listed = [paths] if isinstance(paths, str) else paths
-    keys = {"energy_key": config.energy_key, "forces_key": config.forces_key, "stress_key": config.stress_key}
-    return load_frames(
-        [resolve_path(p, base) for p in listed], **{k: v for k, v in keys.items() if v is not None}
-    )
+    options = {name: getattr(config, name) for name in READER_OPTIONS}
+    return load_frames([resolve_path(p, base) for p in listed], **options)
 
 
-def _divide(config: DataConfig, store: FrameStore) -> Split:
+def _divide(config: DataConfig, store: FrameStore, base: Path | None) -> Split:
     """Rows of the training store for each part; a part that is a file of its own gets none of them."""
+    if config.split is not None:
+        return Split.load(resolve_path(config.split, base), store)
     valid, test = (_size(x) for x in (config.valid, config.test))
     pool, held_out = np.arange(len(store)), np.empty(0, dtype=np.int64)
     where: dict[str, Any] = {"group": config.group} if config.group else {}
