@@ -51,7 +51,7 @@ def demo_config(run_dir: Path, epochs: int) -> TrainConfig:
     return TrainConfig.model_validate(recipe | {"run_dir": str(run_dir), "epochs": epochs})
 
 
-def run_demo(out: Path, *, epochs: int = 30, md_steps: int = 300, overwrite: bool = False) -> dict[str, Any]:
+def run_demo(out: Path, *, epochs: int = 15, md_steps: int = 300, overwrite: bool = False) -> dict[str, Any]:
     """Train on the bundled lithium halides, evaluate, run LiCl at 600 K, and write ``out/report.md``.
 
     Returns:

@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path("demo"),
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training frames.")] = 30,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training frames.")] = 15,
     steps: Annotated[int, typer.Option(min=1, help="Steps of molecular dynamics.")] = 300,
     overwrite: Annotated[bool, typer.Option(help="Replace what is in the folder.")] = False,
 ) -> None:
