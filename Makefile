@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: demo test lint clean
 
 demo: .venv/.installed
-	OMP_NUM_THREADS=2 $(BIN)/atomml demo --out demo
+	$(BIN)/atomml demo --out demo
 
 test: .venv/.installed
 	$(BIN)/pytest -n 2
