@@ -14,7 +14,7 @@ from atomml.potentials.potential import Potential
 from atomml.potentials.tdn import TDN
 from atomml.potentials.tdn_paper import MAX_ATOMIC_NUMBER, PaperTDN
 
-__all__ = ["build_potential", "factors_for"]
+__all__ = ["build_potential", "factors_for", "with_constants"]
 
 
 def factors_for(config: ModelConfig) -> dict[str, CPFactors]:
@@ -100,3 +100,33 @@ def build_potential(
         factors=factors,
         repulsion=ZBL(list(elements), config.cutoff) if zbl else None,
     )
+
+
+def with_constants(
+    potential: Potential,
+    *,
+    e0: Mapping[int, float],
+    average_neighbors: float | None = None,
+    scale: float | None = None,
+) -> Potential:
+    """The same weights with other constants; elements not in ``e0`` keep theirs.
+
+    Args:
+        potential: where everything else comes from; it is left as it is.
+        e0: reference energies in eV by atomic number.
+        average_neighbors: see `build_potential`; by default that of ``potential``.
+        scale: likewise.
+    """
+    changed = build_potential(
+        potential.config,
+        elements=potential.elements,
+        e0={**potential.e0, **e0},
+        average_neighbors=potential.average_neighbors if average_neighbors is None else average_neighbors,
+        scale=potential.scale if scale is None else scale,
+        seed=0,
+        factors=potential.factors,
+    ).to(device=potential.device, dtype=potential.dtype)
+    changed.load_state_dict(potential.state_dict())
+    for new, old in zip(changed.parameters(), potential.parameters(), strict=True):
+        new.requires_grad_(old.requires_grad)
+    return changed

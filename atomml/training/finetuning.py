@@ -12,7 +12,8 @@ from ase.data import chemical_symbols
 from torch import nn
 
 from atomml.errors import ConfigError, UnsupportedError
-from atomml.potentials import Potential, build_potential, load_model, read_header
+from atomml.potentials import Potential, load_model, read_header
+from atomml.potentials.build import with_constants
 from atomml.training.config import FinetuneConfig
 from atomml.training.data import Part, TrainingData, reference_energies
 from atomml.training.evaluation import evaluate
@@ -112,18 +113,8 @@ def with_references(potential: Potential, e0: Mapping[int, float], *, add: bool 
     Elements not in ``e0`` keep theirs.
     """
     own = potential.e0
-    new = {z: (e0[z] + (own[z] if add else 0.0)) if z in e0 else own[z] for z in potential.elements}
-    changed = build_potential(
-        potential.config,
-        elements=potential.elements,
-        e0=new,
-        average_neighbors=potential.average_neighbors,
-        scale=potential.scale,
-        seed=0,
-        factors=potential.factors,
-    ).to(device=potential.device, dtype=potential.dtype)
-    changed.load_state_dict(potential.state_dict())
-    return changed
+    new = {z: e + (own[z] if add else 0.0) for z, e in e0.items() if z in own}
+    return with_constants(potential, e0=new)
 
 
 def _require_known(potential: Potential, train: Part) -> None:

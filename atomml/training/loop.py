@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,9 @@ from atomml.training.metrics import error_sums, errors_from_sums
 from atomml.training.schedule import after_validation, learning_rate_factor
 from atomml.training.state import Job, TrainState, state_to_json
 from atomml.training.step import explain_failures, precision, require_finite_norm, training_step
+
+if TYPE_CHECKING:
+    from atomml.potentials import Potential
 
 __all__ = ["fit", "progress_of", "save_checkpoint", "validate"]
 
@@ -195,6 +198,15 @@ def judge(job: Job, state: TrainState, loss: float) -> None:
         state.stopped = "early_stop"
 
 
+def constants_of(potential: Potential) -> dict[str, Any]:
+    """What was computed from the data: computing it again may give other last digits."""
+    return {
+        "e0": {str(z): e for z, e in potential.e0.items()},
+        "average_neighbors": potential.average_neighbors,
+        "scale": potential.scale,
+    }
+
+
 def save_checkpoint(job: Job, state: TrainState) -> None:
     """Write everything needed to go on as if nothing had happened (main process only).
 
@@ -214,5 +226,6 @@ def save_checkpoint(job: Job, state: TrainState) -> None:
         "log_size": log.stat().st_size if log.exists() else 0,
         "world_size": job.ranks.world_size,
         "provenance": job.provenance,
+        "constants": constants_of(cast("Potential", job.potential)),
     }
     write_checkpoint(job.run_dir / CHECKPOINT, tensors, state_to_json(state) | extra)

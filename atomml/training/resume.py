@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from atomml.training.checkpoint import (
 from atomml.training.logs import read_jsonl, rewrite_csv
 from atomml.training.state import Job, TrainState, state_from_json
 
-__all__ = ["restore"]
+__all__ = ["restore", "saved_constants"]
 
 FREE = {
     "run_dir",
@@ -58,6 +59,18 @@ def restore(job: Job) -> TrainState:
     if job.ranks.is_main:
         rewrite_csv(job.run_dir / "metrics.csv", read_jsonl(job.run_dir / "log.jsonl", saved["log_size"]))
     return state
+
+
+def saved_constants(run_dir: Path, device: torch.device) -> dict[str, Any]:
+    """Reference energies and scales with which a run began, to the last digit.
+
+    A least-squares fit done again in another process can differ in its last bits.
+
+    Raises:
+        ModelFileError: the checkpoint is truncated or foreign.
+    """
+    constants = read_checkpoint(run_dir / CHECKPOINT, device)[1]["constants"]
+    return constants | {"e0": {int(z): e for z, e in constants["e0"].items()}}
 
 
 def _group(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor] | None:

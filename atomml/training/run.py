@@ -19,6 +19,7 @@ from atomml.datasets import ReferenceEnergies
 from atomml.errors import ConfigError, TrainingError
 from atomml.files import replace_file
 from atomml.potentials import Potential, build_potential
+from atomml.potentials.build import with_constants
 from atomml.training.checkpoint import CHECKPOINT
 from atomml.training.config import RunConfig, TrainConfig
 from atomml.training.data import TrainingData, load_training_data, reference_energies, remaining_energy
@@ -28,7 +29,7 @@ from atomml.training.finish import finish
 from atomml.training.job import make_job, training_statistics
 from atomml.training.logs import append_jsonl
 from atomml.training.loop import fit, save_checkpoint
-from atomml.training.resume import restore
+from atomml.training.resume import restore, saved_constants
 from atomml.training.state import Job, TrainState
 
 __all__ = ["Build", "Say", "TrainResult", "prepare_run_dir", "run", "say_references", "train"]
@@ -156,7 +157,10 @@ def run(
         with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
             torch.manual_seed(config.seed + ranks.rank)
             dtype = torch.float64 if config.dtype == "float64" else torch.float32
-            potential = build(data, say).to(device=ranks.device, dtype=dtype)
+            potential = build(data, say)
+            if going_on:
+                potential = with_constants(potential, **saved_constants(run_dir, ranks.device))
+            potential = potential.to(device=ranks.device, dtype=dtype)
             job = make_job(config, potential, data, ranks, console=console, origin=origin)
             parameters = sum(p.numel() for p in job.names)
             say(f"{parameters:,} parameters, {len(job.steps_of_epoch(0))} steps per epoch")

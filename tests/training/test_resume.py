@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from atomml import files
 from atomml.errors import ConfigError, ModelFileError
-from atomml.training import checkpoint, loop, train
+from atomml.training import loop, train
 from tests.training.helpers import KILLED, configured, in_child, kill_on_call, tiny_settings
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -38,9 +39,9 @@ def assert_same_run(one, two):
 
 POINTS = {
     "between two steps": (loop, "training_step", 7),
-    "while a checkpoint is written": (checkpoint.os, "replace", 6),
+    "while a checkpoint is written": (files.os, "replace", 6),
     "after the log and before the checkpoint": (loop, "append_csv", 2),
-    "before the first checkpoint is complete": (checkpoint.os, "replace", 2),
+    "before the first checkpoint is complete": (files.os, "replace", 2),
 }
 
 
