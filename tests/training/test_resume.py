@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from safetensors.torch import load_file
 
 from atomml import files
 from atomml.errors import ConfigError, ModelFileError
+from atomml.potentials import read_header
 from atomml.training import loop, train
+from atomml.training.data import reference_energies
 from tests.training.helpers import KILLED, configured, in_child, kill_on_call, tiny_settings
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -142,3 +145,24 @@ def test_a_truncated_checkpoint_is_refused(settings, tmp_path):
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(ModelFileError, match="truncated"):
         train(configured(settings, epochs=1), resume=True, quiet=True)
+
+
+def test_energies_of_reference_are_not_fitted_again(uninterrupted, tmp_path, monkeypatch):
+    """A second fit in another process may differ in its last bits; that must not reach the result."""
+    settings, whole = uninterrupted
+    config = configured(settings, run_dir=str(tmp_path / "run"))
+
+    def die():
+        kill_on_call(*POINTS["between two steps"])
+        train(config, quiet=True)
+
+    def slightly_different(*args, **kwargs):
+        references = reference_energies(*args, **kwargs)
+        return replace(references, energies={z: e + 1e-9 for z, e in references.energies.items()})
+
+    assert in_child(die) == KILLED
+    monkeypatch.setattr("atomml.training.run.reference_energies", slightly_different)
+    train(config, resume=True, quiet=True)
+    assert_same_run(whole.run_dir, tmp_path / "run")
+    e0 = [read_header(run / "model.safetensors")["e0"] for run in (whole.run_dir, tmp_path / "run")]
+    assert e0[0] == e0[1]
