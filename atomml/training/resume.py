@@ -74,7 +74,8 @@ def saved_constants(run_dir: Path, device: torch.device) -> dict[str, Any]:
 
 
 def _group(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor] | None:
-    found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    # tensors of a file lie at odd addresses, and BLAS rounds differently there than in memory torch allocates
+    found = {k.removeprefix(prefix): v.clone() for k, v in tensors.items() if k.startswith(prefix)}
     return found or None
 
 
