@@ -32,8 +32,8 @@ def test_every_public_name_exists(name):
 
 
 def test_unknown_names_are_attribute_errors():
-    with pytest.raises(AttributeError, match="no attribute 'lod'"):
-        atomml.lod  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'unknown_name'"):
+        atomml.unknown_name  # noqa: B018
 
 
 def test_the_bundled_model_predicts_lithium_chloride():
