@@ -120,51 +120,25 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.groups = groups
 
 
-def _backward_of_conv(ctx: Any, s: Tensor) -> _Grads:
-    p, q, w, *index = ctx.saved_tensors
-    need = ctx.needs_input_grad
-    return (
-        _conv_p(s, q, w, *index, ctx.groups) if need[0] else None,
-        _conv_q(p, s, w, *index, ctx.groups) if need[1] else None,
-        _conv_w(p, q, s, *index, ctx.groups) if need[2] else None,
-        *[None] * 6,
-    )
+# every operator takes three of the four quantities s, p, q, w and gives the gradient with respect to the fourth
+_OPERATORS = {"s": _conv, "p": _conv_p, "q": _conv_q, "w": _conv_w}
+_OPERANDS = {"s": ("p", "q", "w"), "p": ("s", "q", "w"), "q": ("p", "s", "w"), "w": ("p", "q", "s")}
 
 
-def _backward_of_conv_p(ctx: Any, p: Tensor) -> _Grads:
-    s, q, w, *index = ctx.saved_tensors
-    need = ctx.needs_input_grad
-    return (
-        _conv(p, q, w, *index, ctx.groups) if need[0] else None,
-        _conv_q(p, s, w, *index, ctx.groups) if need[1] else None,
-        _conv_w(p, q, s, *index, ctx.groups) if need[2] else None,
-        *[None] * 6,
-    )
+def _register_derivatives(name: str) -> None:
+    operands = _OPERANDS[name]
+
+    def backward(ctx: Any, cotangent: Tensor) -> _Grads:
+        first, second, third, *index = ctx.saved_tensors
+        known = dict(zip(operands, (first, second, third), strict=True)) | {name: cotangent}
+        gradients = [
+            _OPERATORS[o](*[known[x] for x in _OPERANDS[o]], *index, ctx.groups) if needed else None
+            for o, needed in zip(operands, ctx.needs_input_grad[:3], strict=True)
+        ]
+        return (*gradients, *[None] * 6)
+
+    _OPERATORS[name].register_autograd(backward, setup_context=_save)
 
 
-def _backward_of_conv_q(ctx: Any, q: Tensor) -> _Grads:
-    p, s, w, *index = ctx.saved_tensors
-    need = ctx.needs_input_grad
-    return (
-        _conv_p(s, q, w, *index, ctx.groups) if need[0] else None,
-        _conv(p, q, w, *index, ctx.groups) if need[1] else None,
-        _conv_w(p, q, s, *index, ctx.groups) if need[2] else None,
-        *[None] * 6,
-    )
-
-
-def _backward_of_conv_w(ctx: Any, w: Tensor) -> _Grads:
-    p, q, s, *index = ctx.saved_tensors
-    need = ctx.needs_input_grad
-    return (
-        _conv_p(s, q, w, *index, ctx.groups) if need[0] else None,
-        _conv_q(p, s, w, *index, ctx.groups) if need[1] else None,
-        _conv(p, q, w, *index, ctx.groups) if need[2] else None,
-        *[None] * 6,
-    )
-
-
-_conv.register_autograd(_backward_of_conv, setup_context=_save)
-_conv_p.register_autograd(_backward_of_conv_p, setup_context=_save)
-_conv_q.register_autograd(_backward_of_conv_q, setup_context=_save)
-_conv_w.register_autograd(_backward_of_conv_w, setup_context=_save)
+for _name in _OPERATORS:
+    _register_derivatives(_name)
