@@ -17,14 +17,14 @@ from collections.abc import Sequence
 
 import torch
 
+from atomml.graph.atom_graph import EdgeIndex
 from atomml.shapes import Float, Int64, Tensor
 
-__all__ = ["conv", "conv_p", "conv_q", "conv_w", "group_of_rank"]
+__all__ = ["conv", "conv_p", "conv_q", "conv_qw", "conv_w", "group_of_rank", "mix"]
 
 Nodes = Float[Tensor, "_ rank channels"]
 Ranks = Float[Tensor, "edges rank"]
 Weights = Float[Tensor, "edges groups channels"]
-Index = Int64[Tensor, " edges"]
 
 
 def group_of_rank(groups: Sequence[int], device: torch.device) -> Int64[Tensor, " rank"]:
@@ -33,30 +33,44 @@ def group_of_rank(groups: Sequence[int], device: torch.device) -> Int64[Tensor, 
     return torch.repeat_interleave(torch.arange(len(groups), device=device), sizes)
 
 
-def conv(
-    p: Nodes, q: Ranks, w: Weights, neighbor: Index, center: Index, n_centers: int, groups: Sequence[int]
-) -> Nodes:
+def conv(p: Nodes, q: Ranks, w: Weights, index: EdgeIndex, groups: Sequence[int]) -> Nodes:
     """T: messages of all neighbours j(e), summed at the centres i(e)."""
-    g = group_of_rank(groups, p.device)
-    message = q[:, :, None] * w[:, g] * p[neighbor]
-    return p.new_zeros((n_centers, *p.shape[1:])).index_add(0, center, message)
+    return _messages(p[index.neighbor], q, w, groups, index.center, len(index.row_ptr) - 1)
 
 
-def conv_p(
-    s: Nodes, q: Ranks, w: Weights, neighbor: Index, center: Index, n_neighbors: int, groups: Sequence[int]
-) -> Nodes:
+def conv_p(s: Nodes, q: Ranks, w: Weights, index: EdgeIndex, groups: Sequence[int]) -> Nodes:
     """Tp: adjoint of T in p; the convolution along reversed edges."""
-    return conv(s, q, w, center, neighbor, n_neighbors, groups)
+    return _messages(s[index.center], q, w, groups, index.neighbor, len(index.col_ptr) - 1)
 
 
-def conv_q(p: Nodes, s: Nodes, w: Weights, neighbor: Index, center: Index, groups: Sequence[int]) -> Ranks:
+def conv_q(p: Nodes, s: Nodes, w: Weights, index: EdgeIndex, groups: Sequence[int]) -> Ranks:
     """Tq: adjoint of T in q."""
     g = group_of_rank(groups, p.device)
-    return (w[:, g] * p[neighbor] * s[center]).sum(-1)
+    return (w[:, g] * p[index.neighbor] * s[index.center]).sum(-1)
 
 
-def conv_w(p: Nodes, q: Ranks, s: Nodes, neighbor: Index, center: Index, groups: Sequence[int]) -> Weights:
+def conv_w(p: Nodes, q: Ranks, s: Nodes, index: EdgeIndex, groups: Sequence[int]) -> Weights:
     """Tw: adjoint of T in w."""
-    product = q[:, :, None] * p[neighbor] * s[center]
+    product = q[:, :, None] * p[index.neighbor] * s[index.center]
     g = group_of_rank(groups, p.device)
     return product.new_zeros((len(q), len(groups), p.shape[2])).index_add(1, g, product)
+
+
+def conv_qw(
+    p: Nodes, q: Ranks, w: Weights, s: Nodes, index: EdgeIndex, groups: Sequence[int]
+) -> tuple[Ranks, Weights]:
+    """Tq and Tw together."""
+    return conv_q(p, s, w, index, groups), conv_w(p, q, s, index, groups)
+
+
+def mix(
+    matrix: Float[Tensor, "rows columns"], x: Float[Tensor, "atoms columns channels"]
+) -> Float[Tensor, "atoms rows channels"]:
+    """M(x)[n, r, c] = Σ_a matrix[r, a] · x[n, a, c]: from components to ranks or back, at each node."""
+    return torch.matmul(matrix, x)
+
+
+def _messages(x: Tensor, q: Ranks, w: Weights, groups: Sequence[int], target: Tensor, n: int) -> Nodes:
+    """Σ_{e → target} q_e · w_e · x_e for features x that are already on edges."""
+    message = q[:, :, None] * w[:, group_of_rank(groups, x.device)] * x
+    return x.new_zeros((n, *x.shape[1:])).index_add(0, target, message)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from atomml.graph.atom_graph import EdgeIndex
 from atomml.kernels.cp_factors import CPFactors
-from atomml.kernels.ops import cp_conv
+from atomml.kernels.ops import cp_conv, mix
 from atomml.nn.constants import ConstantModule
 from atomml.shapes import Float, Float64, Tensor, ndarray
 
@@ -60,8 +58,7 @@ class CPConvolution(_Factors):
         index: EdgeIndex,
     ) -> Float[Tensor, "atoms dim channels"]:
         """Convolved features: D · cp_conv(Aᵀx, q, w)."""
-        p = torch.matmul(self.a.T, x)
-        return torch.matmul(self.d, cp_conv(p, q, w, index, self.groups))
+        return mix(self.d, cp_conv(mix(self.a.T, x), q, w, index, self.groups))
 
 
 class SelfProduct(_Factors):
@@ -71,4 +68,4 @@ class SelfProduct(_Factors):
         self, x: Float[Tensor, "atoms dim channels"], z: Float[Tensor, "atoms dim channels"]
     ) -> Float[Tensor, "atoms dim channels"]:
         """Products of two node features; a power of neighbour sums is a many-body feature."""
-        return torch.matmul(self.d, torch.matmul(self.a.T, x) * torch.matmul(self.b.T, z))
+        return mix(self.d, mix(self.a.T, x) * mix(self.b.T, z))

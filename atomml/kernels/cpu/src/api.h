@@ -1,0 +1,68 @@
+/* C interface of the CPU kernels: raw pointers to contiguous, row-major arrays; int64 indices.
+ *
+ * The caller (atomml.kernels.cpu) has checked shapes. Functions return 0, 1 when memory is exhausted, 2 when an
+ * index is out of range (found before any array of numbers is touched); they never throw and keep no state.
+ * Names end in the type of the numbers, _f32 or _f64.
+ */
+#pragma once
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define ATOMML_EXPORT __attribute__((visibility("default")))
+#else
+#define ATOMML_EXPORT
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Edges grouped by the atom that a sum belongs to: the edges of row i are pointer[i] .. pointer[i+1], as
+ * positions in `edge` (NULL: the numbers themselves); `other` is indexed by edge and names the atom at the
+ * far end, one of `others`. */
+typedef struct {
+  int64_t rows;
+  int64_t others;
+  int64_t edges;
+  const int64_t* pointer;
+  const int64_t* edge;
+  const int64_t* other;
+} AtommlEdges;
+
+/* A coupling tensor with one weight per path. Path t couples degrees l1, l2 to l3 (degrees[3t..3t+2]) and has
+ * the entries first[t] .. first[t+1]: out[k] += value * w[t] * x[a] * y[b], index[3n..3n+2] = a, b, k. */
+typedef struct {
+  int64_t dim_x, dim_y, dim_out, paths;
+  const int64_t* degrees;
+  const int64_t* first;
+  const int32_t* index;
+  const double* value;
+} AtommlCoupling;
+
+/* 0 portable, 1 AVX2 and FMA, 2 AVX-512 (F, DQ, BW, VL): the best that this processor runs. */
+ATOMML_EXPORT int atomml_processor_level(void);
+
+#define ATOMML_DECLARE(T, S)                                                                                     \
+  /* out[n,r,c] = sum_a matrix[r,a] x[n,a,c] */                                                                  \
+  ATOMML_EXPORT int atomml_mix_##S(const T* matrix, const T* x, T* out, int64_t n, int64_t r, int64_t a,         \
+                                   int64_t c, int threads);                                                      \
+  /* out[i,r,c] = sum_{e in row i} q[e,r] w[e,g(r),c] p[other(e),r,c] */                                         \
+  ATOMML_EXPORT int atomml_cp_conv_##S(const T* p, const T* q, const T* w, const AtommlEdges* edges, T* out,     \
+                                       const int64_t* groups, int64_t n_groups, int64_t c, int threads);         \
+  /* dq[e,r] = sum_c w p s, dw[e,g,c] = sum_{r in g} q p s with p at other(e) and s at the row; NULL: not wanted */ \
+  ATOMML_EXPORT int atomml_cp_qw_##S(const T* p, const T* q, const T* w, const T* s, const AtommlEdges* edges,   \
+                                     T* dq, T* dw, const int64_t* groups, int64_t n_groups, int64_t c,           \
+                                     int threads);                                                               \
+  /* out[i,k,c] = sum_{e in row i} sum_{entries} value w[e,t,c] y[e,b] x[other(e),a,c] */                        \
+  ATOMML_EXPORT int atomml_cg_conv_##S(const T* x, const T* y, const T* w, const AtommlEdges* edges,             \
+                                       const AtommlCoupling* coupling, T* out, int64_t c, int threads);          \
+  /* dy[e,b] and dw[e,t,c], the derivatives of sum_i s_i out_i; NULL: not wanted */                              \
+  ATOMML_EXPORT int atomml_cg_yw_##S(const T* x, const T* y, const T* w, const T* s, const AtommlEdges* edges,   \
+                                     const AtommlCoupling* coupling, T* dy, T* dw, int64_t c, int threads);
+
+ATOMML_DECLARE(float, f32)
+ATOMML_DECLARE(double, f64)
+
+#ifdef __cplusplus
+}
+#endif

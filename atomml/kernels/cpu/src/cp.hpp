@@ -1,0 +1,198 @@
+// The node-factored convolution and its adjoints; equations in atomml/kernels/reference.py.
+//
+// Sums over the edges of a row stay in registers: a tile of ranks times a pair of channel vectors, for which
+// all edges of the row are visited. The weight vector of an edge is loaded once per tile.
+#pragma once
+#include <vector>
+
+#include "api.h"
+#include "parallel.hpp"
+#include "simd.hpp"
+
+namespace atomml {
+
+// Ranks in a tile: the accumulators of two channel vectors and the operands must fit the registers.
+constexpr int kRankTile = kRegisters == 32 ? 10 : 5;
+
+struct RankGroup {
+  int64_t first, size;  // ranks first .. first + size belong to one set of radial weights
+};
+
+inline std::vector<RankGroup> rank_groups(const int64_t* sizes, int64_t n) {
+  std::vector<RankGroup> groups(n);
+  int64_t first = 0;
+  for (int64_t g = 0; g < n; ++g) {
+    groups[g] = {first, sizes[g]};
+    first += sizes[g];
+  }
+  return groups;
+}
+
+template <int N> struct Tile {};
+
+// visit(Tile<N>, offset) for tiles of at most `Most` that cover `total`, as equal as possible.
+template <int Most, class Visit>
+INLINE void for_tiles(int64_t total, Visit visit) {
+  int64_t done = 0;
+  for (int64_t left = (total + Most - 1) / Most; left > 0; --left) {
+    const int64_t size = (total - done + left - 1) / left;
+    switch (size) {
+#define ATOMML_TILE(N) \
+  case N:              \
+    if constexpr (N <= Most) visit(Tile<N>{}, done); \
+    break;
+      ATOMML_TILE(1) ATOMML_TILE(2) ATOMML_TILE(3) ATOMML_TILE(4) ATOMML_TILE(5) ATOMML_TILE(6)
+      ATOMML_TILE(7) ATOMML_TILE(8) ATOMML_TILE(9) ATOMML_TILE(10)
+#undef ATOMML_TILE
+    }
+    done += size;
+  }
+}
+
+// visit(Tile<vectors>, bool Full, channel, lanes of the last vector) over all channels: pairs, a single one, a tail.
+template <class T, class Visit>
+INLINE void for_channels(int64_t channels, Visit visit) {
+  constexpr int lanes = kLanes<T>;
+  int64_t c = 0;
+  for (; c + 2 * lanes <= channels; c += 2 * lanes) visit(Tile<2>{}, std::true_type{}, c, lanes);
+  for (; c + lanes <= channels; c += lanes) visit(Tile<1>{}, std::true_type{}, c, lanes);
+  if (c < channels) visit(Tile<1>{}, std::false_type{}, c, int(channels - c));
+}
+
+template <class T> struct CPConv {
+  const T *p, *q, *w;
+  AtommlEdges edges;
+  T* out;
+  int64_t ranks, n_groups, channels;
+  std::vector<RankGroup> groups;
+
+  template <int R, int V, bool Full>
+  INLINE void tile(int64_t row, int64_t g, int64_t r, int64_t c, int n) const {
+    Vec<T> acc[R][V] = {};
+    for (int64_t k = edges.pointer[row]; k < edges.pointer[row + 1]; ++k) {
+      const int64_t e = edges.edge ? edges.edge[k] : k;
+      const T* pj = p + (edges.other[e] * ranks + r) * channels + c;
+      const T* qe = q + e * ranks + r;
+      Vec<T> we[V];
+      UNROLL for (int v = 0; v < V; ++v) we[v] = load_n<Full>(w + (e * n_groups + g) * channels + c + v * kLanes<T>, n);
+      UNROLL for (int a = 0; a < R; ++a) {
+        UNROLL for (int v = 0; v < V; ++v)
+          acc[a][v] += broadcast(qe[a]) * (we[v] * load_n<Full>(pj + a * channels + v * kLanes<T>, n));
+      }
+    }
+    T* o = out + (row * ranks + r) * channels + c;
+    UNROLL for (int a = 0; a < R; ++a) {
+      UNROLL for (int v = 0; v < V; ++v) store_n<Full>(o + a * channels + v * kLanes<T>, acc[a][v], n);
+    }
+  }
+
+  void rows(int64_t begin, int64_t end) const {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t g = 0; g < n_groups; ++g)
+        for_tiles<kRankTile>(groups[g].size, [&](auto ranks_, int64_t offset) {
+          for_channels<T>(channels, [&](auto vectors_, auto full, int64_t c, int n) {
+            call(ranks_, vectors_, full, row, g, groups[g].first + offset, c, n);
+          });
+        });
+  }
+
+ private:
+  template <int R, int V, bool Full>
+  INLINE void call(Tile<R>, Tile<V>, std::bool_constant<Full>, int64_t row, int64_t g, int64_t r, int64_t c, int n) const {
+    tile<R, V, Full>(row, g, r, c, n);
+  }
+};
+
+// Both adjoints on edges. For a tile of ranks all channels of one edge are visited; the sums of dq over
+// channels stay in registers, those of dw over ranks in the output row.
+template <class T, bool WantQ, bool WantW> struct CPAdjoint {
+  const T *p, *q, *w, *s;
+  AtommlEdges edges;
+  T *dq, *dw;
+  int64_t ranks, n_groups, channels;
+  std::vector<RankGroup> groups;
+
+  template <int R, int V, bool Full>
+  INLINE void block(Vec<T> (&acc)[R], const T* pj, const T* si, const T* qe, const T* we, T* dwe, bool start, int n) const {
+    UNROLL for (int v = 0; v < V; ++v) {
+      const int64_t shift = v * kLanes<T>;
+      Vec<T> weight = {}, total = {};
+      if constexpr (WantQ) weight = load_n<Full>(we + shift, n);
+      if constexpr (WantW) {
+        if (!start) total = load_n<Full>(dwe + shift, n);
+      }
+      UNROLL for (int a = 0; a < R; ++a) {
+        const Vec<T> product = load_n<Full>(pj + a * channels + shift, n) * load_n<Full>(si + a * channels + shift, n);
+        if constexpr (WantW) total += broadcast(qe[a]) * product;
+        if constexpr (WantQ) acc[a] += weight * product;
+      }
+      if constexpr (WantW) store_n<Full>(dwe + shift, total, n);
+    }
+  }
+
+  template <int R> INLINE void edge(Tile<R>, int64_t row, int64_t e, int64_t g, int64_t r, bool start) const {
+    const T* pj = p + (edges.other[e] * ranks + r) * channels;
+    const T* si = s + (row * ranks + r) * channels;
+    const T* qe = WantW ? q + e * ranks + r : nullptr;
+    const int64_t weights = (e * n_groups + g) * channels;
+    Vec<T> acc[R] = {};
+    for_channels<T>(channels, [&](auto vectors, auto full, int64_t c, int n) {
+      apply(acc, vectors, full, pj + c, si + c, qe, WantQ ? w + weights + c : nullptr,
+            WantW ? dw + weights + c : nullptr, start, n);
+    });
+    if constexpr (WantQ) {
+      UNROLL for (int a = 0; a < R; ++a) dq[e * ranks + r + a] = sum<T>(acc[a]);
+    }
+  }
+
+  template <int R, int V, bool Full>
+  INLINE void apply(Vec<T> (&acc)[R], Tile<V>, std::bool_constant<Full>, const T* pj, const T* si, const T* qe,
+                    const T* we, T* dwe, bool start, int n) const {
+    block<R, V, Full>(acc, pj, si, qe, we, dwe, start, n);
+  }
+
+  void rows(int64_t begin, int64_t end) const {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t k = edges.pointer[row]; k < edges.pointer[row + 1]; ++k)
+        for (int64_t g = 0; g < n_groups; ++g)
+          for_tiles<8>(groups[g].size, [&](auto tile, int64_t offset) {
+            edge(tile, row, edges.edge ? edges.edge[k] : k, g, groups[g].first + offset, offset == 0);
+          });
+  }
+};
+
+// out = matrix · x for every node: change between components and ranks.
+template <class T> struct Mix {
+  const T *matrix, *x;
+  T* out;
+  int64_t r_total, a_total, channels;
+
+  template <int R, int V, bool Full>
+  INLINE void tile(Tile<R>, Tile<V>, std::bool_constant<Full>, int64_t node, int64_t r, int64_t c, int n) const {
+    Vec<T> acc[R][V] = {};
+    const T* xn = x + node * a_total * channels + c;
+    const T* m = matrix + r * a_total;
+    for (int64_t a = 0; a < a_total; ++a) {
+      Vec<T> xa[V];
+      UNROLL for (int v = 0; v < V; ++v) xa[v] = load_n<Full>(xn + a * channels + v * kLanes<T>, n);
+      UNROLL for (int k = 0; k < R; ++k) {
+        UNROLL for (int v = 0; v < V; ++v) acc[k][v] += broadcast(m[k * a_total + a]) * xa[v];
+      }
+    }
+    T* o = out + (node * r_total + r) * channels + c;
+    UNROLL for (int k = 0; k < R; ++k) {
+      UNROLL for (int v = 0; v < V; ++v) store_n<Full>(o + k * channels + v * kLanes<T>, acc[k][v], n);
+    }
+  }
+
+  void rows(int64_t begin, int64_t end) const {
+    for (int64_t node = begin; node < end; ++node)
+      for_tiles<kRankTile>(r_total, [&](auto tile_, int64_t r) {
+        for_channels<T>(channels, [&](auto vectors, auto full, int64_t c, int n) {
+          tile(tile_, vectors, full, node, r, c, n);
+        });
+      });
+  }
+};
+
+}  // namespace atomml

@@ -1,0 +1,43 @@
+"""Build of the CPU kernels: the same sources once for each instruction set, loaded at run time with ctypes.
+
+The extension is optional: without a C++ compiler the package installs and computes with plain torch.
+"""
+
+import platform
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+SOURCES = [f"atomml/kernels/cpu/src/{name}.cpp" for name in ("processor", "cp")]
+HEADERS = [f"atomml/kernels/cpu/src/{name}" for name in ("api.h", "cp.hpp", "parallel.hpp", "simd.hpp")]
+COMMON = ["-std=c++17", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast", "-pthread"]
+VARIANTS = {"portable": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    VARIANTS["avx2"] = ["-mavx2", "-mfma"]
+    VARIANTS["avx512"] = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
+
+
+class PlainLibraries(build_ext):
+    """Builds shared libraries with a C interface: not Python modules, so no symbol is exported for Python."""
+
+    def get_export_symbols(self, ext: Extension) -> list[str]:
+        """Nothing beyond what the sources export."""
+        return list(ext.export_symbols)
+
+
+setup(
+    ext_modules=[
+        Extension(
+            f"atomml.kernels.cpu._{name}",
+            SOURCES,
+            depends=HEADERS,
+            language="c++",
+            extra_compile_args=[*COMMON, *flags],
+            extra_link_args=["-pthread"],
+            py_limited_api=True,
+            optional=True,
+        )
+        for name, flags in VARIANTS.items()
+    ],
+    cmdclass={"build_ext": PlainLibraries},
+)
