@@ -11,14 +11,15 @@ components are numbered l² + m over the degrees 0..L, in the order of e3nn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from jaxtyping import Int32
 
 from atomml.errors import UnsupportedError
 from atomml.kernels.coupling import CouplingKind, Path, dimension, path_tensors
-from atomml.shapes import Float64, ndarray
+from atomml.shapes import Float64, Tensor, ndarray
 
 __all__ = ["SparseCoupling", "sparse_coupling"]
 
@@ -37,6 +38,7 @@ class SparseCoupling:
         entries: int32 [nnz, 4], columns a, b, k, path, sorted by (path, k, a, b); each component lies in the
             block of its path, so that entry ranges follow from the degrees.
         values: float64 [nnz], v of every entry.
+        tensors: entries and values as tensors on the same memory.
 
     Raises:
         UnsupportedError: at construction, tables that do not have this form.
@@ -48,13 +50,15 @@ class SparseCoupling:
     paths: tuple[Path, ...]
     entries: Int32[ndarray, "nnz 4"]
     values: Float64[ndarray, " nnz"]
+    tensors: tuple[Tensor, Tensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         problem = _problem(self)
         if problem:
-            raise UnsupportedError(
-                f"Not a table of a coupling: {problem}.", fix="make it by sparse_coupling()"
-            )
+            fix = "make it by sparse_coupling()"
+            raise UnsupportedError(f"Not a table of a coupling: {problem}.", fix=fix)
+        # made now and not when first needed, which may be while a network is traced without numbers
+        object.__setattr__(self, "tensors", (torch.from_numpy(self.entries), torch.from_numpy(self.values)))
 
     @property
     def dim_x(self) -> int:
