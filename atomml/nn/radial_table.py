@@ -14,6 +14,7 @@ from atomml.shapes import Float, Float64, Tensor, ndarray
 __all__ = ["MAX_INTERVALS", "RadialTable", "table_error", "tabulate"]
 
 RadialFunction = Callable[[Tensor], Tensor]
+Knots = Float64[ndarray, "knots groups channels"]
 
 FIRST_INTERVALS = 64
 MAX_INTERVALS = 8192
@@ -51,12 +52,7 @@ class RadialTable(ConstantModule):
     slopes: Tensor
     coefficients: Tensor
 
-    def __init__(
-        self,
-        values: Float64[ndarray, "knots groups channels"],
-        slopes: Float64[ndarray, "knots groups channels"],
-        cutoff: float,
-    ) -> None:
+    def __init__(self, values: Knots, slopes: Knots, cutoff: float) -> None:
         super().__init__()
         if values.shape != slopes.shape or len(values) < 2 or values[-1].any() or slopes[-1].any():
             raise AtommlError(
@@ -73,7 +69,7 @@ class RadialTable(ConstantModule):
         """K, the number of knots, both ends included."""
         return len(self.values)
 
-    def masters(self) -> tuple[Float64[ndarray, "knots groups channels"], ...]:
+    def masters(self) -> tuple[Knots, Knots]:
         """Values and slopes in float64 as they were given, whatever the module's dtype is now."""
         return self._masters["values"][0], self._masters["slopes"][0]
 
@@ -143,13 +139,11 @@ def _table(function: RadialFunction, cutoff: float, knots: int) -> RadialTable:
 def _value_and_slope(function: RadialFunction, r: Tensor) -> tuple[Tensor, Tensor]:
     """Value and slope dw/dr by forward differentiation: one pass whatever the number of channels."""
     with torch.no_grad():
-        value, slope = torch.func.jvp(function, (r,), (torch.ones_like(r),))
+        value, slope = torch.func.jvp(function, (r,), (torch.ones_like(r),))[:2]
     return value, slope
 
 
-def _polynomials(
-    v: Float64[ndarray, "knots groups channels"], hm: Float64[ndarray, "knots groups channels"]
-) -> Float64[ndarray, "intervals four groups channels"]:
+def _polynomials(v: Knots, hm: Knots) -> Float64[ndarray, "intervals four groups channels"]:
     """(a, b, c, d) of the equation of `RadialTable` for each interval, from v and h·m."""
     rise = np.diff(v, axis=0)
     c = 3 * rise - 2 * hm[:-1] - hm[1:]

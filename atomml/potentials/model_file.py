@@ -21,21 +21,23 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
     from atomml.kernels.cp_factors import CPFactors
+    from atomml.potentials.compiled import CompiledPotential
     from atomml.potentials.potential import Potential
     from atomml.shapes import Float64
 
 __all__ = ["FORMAT_VERSION", "bundled_models", "load_model", "read_header", "save_model"]
 
 FORMAT = "atomml-model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest version that is read. A file states the oldest one that describes it: 2 for a compiled model, else 1."""
 KEY = "atomml"
 UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å³ (ASE sign, Voigt order)"}
 FACTOR_FACTS = ("lmax", "kind", "rank", "error", "grouping", "conditioning", "seed", "method")
 
 Tensors = dict[str, Any]
 Upgrade = Callable[[dict[str, Any], Tensors], tuple[dict[str, Any], Tensors]]
-UPGRADES: dict[int, Upgrade] = {}
-"""Functions that bring the header and the tensors of version n to version n + 1."""
+UPGRADES: dict[int, Upgrade] = {1: lambda header, tensors: (header, tensors)}
+"""Functions that bring the header and the tensors of version n to version n + 1. 2 only adds compiled models."""
 
 
 def save_model(
@@ -50,7 +52,7 @@ def save_model(
     """Write ``potential`` to ``path``; a file already there is replaced only when the new one is complete.
 
     Args:
-        potential: what to save.
+        potential: what to save; for a compiled one its tables are written in place of the radial networks.
         path: a name ending in ``.safetensors``.
         training: resolved training configuration.
         data: fingerprint and description of the training data.
@@ -62,9 +64,15 @@ def save_model(
     """
     from safetensors.torch import save
 
+    from atomml.potentials.compiled import CompiledPotential
+
     tensors = {f"weights.{k}": v.detach().cpu().contiguous() for k, v in potential.state_dict().items()}
     tensors |= _tensors_of_factors(potential.factors)
-    header = _header(potential) | {
+    header = _header(potential)
+    if isinstance(potential, CompiledPotential):
+        tensors |= _tensors_of_tables(potential)
+        header |= {"format_version": 2, "compiled": potential.compilation | {"offsets": potential.offsets}}
+    header |= {
         "training": dict(training or {}),
         "data": dict(data or {}),
         "metrics": dict(metrics or {}),
@@ -81,6 +89,8 @@ def load_model(
     dtype: Literal["float32", "float64"] | None = None,
 ) -> Potential:
     """Load a potential from a model file, or a bundled one by its name ("demo").
+
+    The file of a compiled model gives a `CompiledPotential`.
 
     Args:
         path: a file, or the name of a model in the package.
@@ -113,6 +123,8 @@ def load_model(
             seed=0,
             factors=_factors_of_tensors(header["factors"], tensors),
         )
+        if "compiled" in header:
+            potential = _with_tables(potential, header["compiled"], tensors)
         potential = potential.to(dtype=getattr(torch, dtype or header["dtype"]))
         potential.load_state_dict(
             {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
@@ -170,7 +182,7 @@ def bundled_models() -> list[str]:
 def _header(potential: Potential) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": 1,
         "atomml": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: metadata.version(name) for name in ("torch", "e3nn")},
@@ -215,6 +227,30 @@ def _factors_of_tensors(table: Mapping[str, Any], tensors: Tensors) -> dict[str,
         )
         for role, entry in table.items()
     }
+
+
+def _tensors_of_tables(potential: CompiledPotential) -> Tensors:
+    import torch
+
+    return {
+        f"tables.{k}.{name}": torch.tensor(master)
+        for k, table in enumerate(potential.tables)
+        for name, master in zip(("values", "slopes"), table.masters(), strict=True)
+    }
+
+
+def _with_tables(source: Potential, compilation: Mapping[str, Any], tensors: Tensors) -> CompiledPotential:
+    from atomml.nn.radial_table import RadialTable
+    from atomml.potentials.compiled import CompiledPotential
+
+    facts = dict(compilation)
+    tables = [
+        RadialTable(
+            tensors[f"tables.{k}.values"].numpy(), tensors[f"tables.{k}.slopes"].numpy(), source.cutoff
+        )
+        for k in range(len(facts["knots"]))
+    ]
+    return CompiledPotential(source, tables, offsets=facts.pop("offsets"), compilation=facts)
 
 
 def _upgrade(header: dict[str, Any], tensors: Tensors, path: Path) -> tuple[dict[str, Any], Tensors]:

@@ -1,0 +1,264 @@
+"""`CompiledPotential`: a potential for inference, its radial functions read from tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.stress import full_3x3_to_voigt_6_stress
+from torch_geometric.data import Data
+
+from atomml.errors import UnsupportedError
+from atomml.graph.neighbors import neighbor_list
+from atomml.nn.radial_table import RadialTable
+from atomml.potentials.potential import Potential
+from atomml.potentials.prediction import Prediction
+from atomml.potentials.tdn import TDN, TDNLayer
+from atomml.shapes import Bool, Float64, Int64, Tensor
+
+if TYPE_CHECKING:
+    from atomml.kernels.cpu.tdn import NativeTDN  # type: ignore[import-not-found]
+
+__all__ = ["ENGINES", "CompiledPotential", "Engine", "native_available"]
+
+Engine = Literal["native", "torch"]
+ENGINES: tuple[Engine, ...] = ("native", "torch")
+INFERENCE_ONLY = "use the model that it was compiled from"
+
+
+class CompiledPotential(Potential):
+    """The energy of a `Potential` with kind ``tdn``, w(r) of each layer tabulated; forces and stress of that energy.
+
+        E = Σ_i (E0[z_i] + scale · b[z_i]) + scale · Σ_i ε_i
+
+    The constants of an element, its reference energy and the bias b of the body, are added as one in float64.
+    Two engines give the same to rounding: ``native``, a fused C++ evaluation with a hand-written adjoint and no
+    autograd graph, on the CPU where the package was built with a compiler; ``torch``, everywhere. Neither
+    can be trained.
+
+    Args:
+        source: the potential to take everything but the radial functions from; it is left as it is.
+        tables: the radial functions of the layers.
+        offsets: E0 + scale · b in eV, by species; by default those of ``source``.
+        compilation: knots, tolerances and measured errors, for the model file.
+
+    Attributes:
+        compilation: as given.
+        references: its ``e0`` [species] holds the offsets; the property `e0` gives the reference energies alone.
+        body: with a `RadialTable` as ``radial`` of each layer, and without bias.
+    """
+
+    body: TDN
+
+    def __init__(
+        self,
+        source: Potential,
+        tables: Sequence[RadialTable],
+        *,
+        offsets: Sequence[float] | None = None,
+        compilation: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            deepcopy(source.body),
+            source.config,
+            elements=source.elements,
+            e0=list(source.e0.values()),
+            scale=source.scale,
+            average_neighbors=source.average_neighbors,
+            factors=source.factors,
+            repulsion=deepcopy(source.repulsion),
+        )
+        for layer, table in zip(self.body.layers, tables, strict=True):
+            layer.radial = deepcopy(table)
+        self._e0 = self.references.e0.tolist()
+        if offsets is None:
+            offsets = (self.references.e0 + self.scale * self.body.bias.double()).tolist()
+        self.references.add_constant("e0", np.asarray(offsets, dtype=np.float64), always_float64=True)
+        torch.nn.init.zeros_(self.body.bias)
+        self.compilation, self.metadata = dict(compilation or {}), source.metadata
+        self._wanted: Engine | None = None
+        self._native: NativeTDN | None = None
+        self.requires_grad_(False).eval()
+        self.to(source.device, source.dtype)
+
+    @property
+    def e0(self) -> dict[int, float]:
+        """Reference energies in eV by atomic number."""
+        return dict(zip(self.elements, self._e0, strict=True))
+
+    @property
+    def offsets(self) -> list[float]:
+        """E0 + scale · b in eV, in the order of the species."""
+        return self.references.e0.tolist()
+
+    @property
+    def tables(self) -> list[RadialTable]:
+        """The radial functions of the layers."""
+        return [cast(RadialTable, cast(TDNLayer, layer).radial) for layer in self.body.layers]
+
+    @property
+    def engine(self) -> Engine:
+        """What evaluates: as chosen with `use_engine`, else ``native`` on a CPU where it exists."""
+        if self._wanted is not None:
+            return self._wanted
+        return "native" if self.device.type == "cpu" and native_available() else "torch"
+
+    def use_engine(self, engine: Engine | Literal["auto"]) -> CompiledPotential:
+        """Choose the engine from now on; returns the potential itself.
+
+        Raises:
+            UnsupportedError: no such engine, or not on this device or in this installation.
+        """
+        if engine not in ("auto", *ENGINES):
+            raise UnsupportedError(f"There is no engine {engine!r}.", fix="use auto, native or torch")
+        if engine == "native" and not native_available():
+            raise UnsupportedError(
+                "The native engine was not built.", fix="install atomml where there is a C++ compiler"
+            )
+        if engine == "native" and self.device.type != "cpu":
+            raise UnsupportedError(f"The native engine does not run on {self.device}.", fix="use device cpu")
+        self._wanted = None if engine == "auto" else engine
+        return self
+
+    def forward(
+        self, graph: Data, *, forces: bool = True, stress: bool = False, create_graph: bool = False
+    ) -> dict[str, Tensor]:
+        """As `Potential.forward`, without a graph for differentiation.
+
+        Raises:
+            UnsupportedError: an element the model does not know; ``create_graph``.
+        """
+        if create_graph:
+            raise UnsupportedError("A compiled model cannot be differentiated again.", fix=INFERENCE_ONLY)
+        if self.engine == "torch":
+            with torch.no_grad():
+                return super().forward(graph, forces=forces, stress=stress)
+        batch = getattr(graph, "batch", None)
+        batch = torch.zeros_like(graph.z) if batch is None else batch
+        neighbor, center = graph.edge_index
+        out = self.evaluate_arrays(
+            graph.z,
+            graph.pos,
+            graph.cell,
+            graph.pbc,
+            batch,
+            neighbor,
+            center,
+            graph.edge_shift,
+            stress=stress,
+        )
+        return out if forces else {name: value for name, value in out.items() if name != "forces"}
+
+    def evaluate_arrays(
+        self,
+        z: Int64[Tensor, " atoms"],
+        pos: Float64[Tensor, "atoms 3"],
+        cell: Float64[Tensor, "graphs 3 3"],
+        pbc: Bool[Tensor, "graphs 3"],
+        batch: Int64[Tensor, " atoms"],
+        neighbor: Int64[Tensor, " edges"],
+        center: Int64[Tensor, " edges"],
+        shift: Float64[Tensor, "edges 3"],
+        *,
+        stress: bool,
+    ) -> dict[str, Tensor]:
+        """Evaluate arrays with the native engine; the same quantities as `Potential.forward`.
+
+        The pairs must be sorted by centre, with r_ij = r_j + shift·cell − r_i. They may be more than those
+        within the cutoff: longer ones are skipped, so a Verlet list need not be filtered.
+
+        Raises:
+            UnsupportedError: an element the model does not know; the native engine was not built.
+        """
+        if self._native is None:
+            from atomml.kernels.cpu.tdn import NativeTDN
+
+            self._native = NativeTDN(self)
+        species, threads = self._species(z), torch.get_num_threads()
+        out = self._native.evaluate(
+            species, pos, cell, batch, neighbor, center, shift, stress=stress, threads=threads
+        )
+        out["energy"] = pos.new_zeros(len(cell)).index_add(0, batch, out["energies"])
+        virial = out.pop("virial", None)
+        if stress:
+            out["stress"] = _stress(virial, cell, pbc)
+        return out
+
+    @property
+    def takes_arrays(self) -> bool:
+        """Whether `evaluate_arrays` is the direct way."""
+        return self.engine == "native"
+
+    def train(self, mode: bool = True) -> CompiledPotential:
+        """Only ``mode=False`` is possible.
+
+        Raises:
+            UnsupportedError: the potential is to be trained.
+        """
+        if mode:
+            raise UnsupportedError("A compiled model cannot be trained.", fix=INFERENCE_ONLY)
+        super().train(False)
+        return self
+
+    def _predict_batch(self, structures: list[Atoms], forces: bool, stress: bool) -> Iterator[Prediction]:
+        if not self.takes_arrays:
+            yield from super()._predict_batch(structures, forces, stress)
+            return
+        arrays = _joined(structures, self.cutoff)
+        out = {name: value.numpy() for name, value in self.evaluate_arrays(*arrays, stress=stress).items()}
+        ends = np.cumsum([len(a) for a in structures])
+        for k, (end, a) in enumerate(zip(ends, structures, strict=True)):
+            rows = slice(end - len(a), end)
+            volume = stress and a.cell.rank == 3 and bool(a.pbc.all())
+            yield Prediction(
+                energy=float(out["energy"][k]),
+                energies=out["energies"][rows],
+                forces=out["forces"][rows] if forces else None,
+                stress=full_3x3_to_voigt_6_stress(out["stress"][k]) if volume else None,
+            )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledPotential:  # type: ignore[override]
+        self._native = None  # it holds the weights in their previous precision
+        super()._apply(fn, recurse)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_native": None}  # addresses must not be copied
+
+
+def native_available() -> bool:
+    """Whether the package was built with its native evaluator."""
+    try:
+        from atomml.kernels.cpu.library import library
+        from atomml.kernels.cpu.tdn import NativeTDN  # noqa: F401
+    except ImportError:
+        return False
+    return library() is not None
+
+
+def _stress(
+    virial: Float64[Tensor, "graphs 3 3"], cell: Float64[Tensor, "graphs 3 3"], pbc: Bool[Tensor, "graphs 3"]
+) -> Float64[Tensor, "graphs 3 3"]:
+    """σ = sym(Σ_e r_e ⊗ ∂E/∂r_e) / V; NaN where there is no volume."""
+    volume = torch.linalg.det(cell).abs()
+    periodic = pbc.all(1) & (volume > 0)
+    return torch.where(periodic, 1 / volume, torch.nan)[:, None, None] * 0.5 * (virial + virial.mT)
+
+
+def _joined(structures: Sequence[Atoms], cutoff: float) -> tuple[Tensor, ...]:
+    """Arguments of `CompiledPotential.evaluate_arrays` for a batch of structures."""
+    columns: list[tuple[Any, ...]] = []
+    first = 0
+    for k, atoms in enumerate(structures):
+        cell, pbc = np.asarray(atoms.cell.array, dtype=np.float64), np.asarray(atoms.pbc, dtype=bool)
+        neighbor, center, shift = neighbor_list(atoms.positions, cell, pbc, cutoff)
+        batch, numbers = np.full(len(atoms), k), atoms.numbers.astype(np.int64)
+        columns.append(
+            (numbers, atoms.positions, cell[None], pbc[None], batch, neighbor + first, center + first, shift)
+        )
+        first += len(atoms)
+    return tuple(torch.from_numpy(np.concatenate(parts)) for parts in zip(*columns, strict=True))
