@@ -78,44 +78,72 @@ class SkinnedNeighbors:
             raise DataError(f"The skin must be zero or more, not {skin!r} Å.")
         self.cutoff, self.skin = float(cutoff), float(skin)
         self.calls = self.builds = 0
-        self._reference: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]] | None = None
         self._pairs: Neighbors | None = None
+        self._reference = np.zeros((0, 3)), np.zeros((3, 3)), np.zeros(3, dtype=bool)
+        self._to_images = np.zeros((3, 0))
+        self._unwrapped = np.zeros((0, 3))
+        self._shortest: Neighbors | None = None
 
     def __call__(
         self, pos: Float64[ndarray, "atoms 3"], cell: Float64[ndarray, "3 3"], pbc: Bool[ndarray, " 3"]
     ) -> tuple[Int64[ndarray, " edges"], Int64[ndarray, " edges"], Float64[ndarray, "edges 3"]]:
         """The neighbour list of these positions; arguments, result and errors as in `neighbor_list`."""
-        check_structure(pos, cell, pbc, self.cutoff)
+        j, i, shift = self.pairs(pos, cell, pbc)
+        keep = _within(pos, cell, i, j, shift, self.cutoff)
+        return j[keep], i[keep], shift[keep]
+
+    def pairs(
+        self, pos: Float64[ndarray, "atoms 3"], cell: Float64[ndarray, "3 3"], pbc: Bool[ndarray, " 3"]
+    ) -> tuple[Int64[ndarray, " edges"], Int64[ndarray, " edges"], Float64[ndarray, "edges 3"]]:
+        """All pairs that are kept: those of `neighbor_list`, and some beyond the cutoff; sorted by centre."""
         self.calls += 1
         image = self._moved_by(pos, cell, pbc)
         if image is None or self._pairs is None:
+            check_structure(pos, cell, pbc, self.cutoff)
             self.builds += 1
             self._pairs = neighbor_list(pos, cell, pbc, self.cutoff + self.skin)
             self._reference = pos.copy(), cell.copy(), pbc.copy()
-            image = np.zeros((len(pos), 3))
+            self._to_images = np.linalg.pinv(cell[pbc])
+            self._unwrapped, self._shortest = self._reference[0], None
+            return self._pairs
         j, i, shift = self._pairs
-        if image.any():
-            shift = shift + image[i] - image[j]
-        keep = _within(pos, cell, i, j, shift, self.cutoff)
-        return j[keep], i[keep], shift[keep]
+        return (j, i, shift + image[i] - image[j]) if image.any() else self._pairs
+
+    def closest(self) -> float:
+        """Shortest distance in Å between the positions last asked for; infinity beyond the cutoff.
+
+        Since the list was built a distance d has changed by at most the skin, so the closest pair of now was no
+        longer than the closest of then plus two skins: only those pairs are measured.
+        """
+        if self._pairs is None or len(self._pairs[0]) == 0:
+            return float("inf")
+        cell = self._reference[1]
+        if self._shortest is None:
+            j, i, shift = self._pairs
+            d = _distances(self._reference[0], cell, j, i, shift)
+            short = (d <= d.min() + 2 * self.skin + 1e-9) & (i <= j)
+            self._shortest = j[short], i[short], shift[short]
+        nearest = float(_distances(self._unwrapped, cell, *self._shortest).min())
+        return nearest if nearest < self.cutoff else float("inf")
 
     def _moved_by(
         self, pos: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_]
     ) -> NDArray[np.float64] | None:
         """Lattice vectors [N, 3] by which atoms were wrapped since the last build; None if it is outdated."""
-        if self._reference is None:
-            return None
         old, old_cell, old_pbc = self._reference
-        same_cell = np.array_equal(cell[pbc], old_cell[old_pbc])
-        if len(pos) != len(old) or not np.array_equal(pbc, old_pbc) or not same_cell:
+        same_box = np.array_equal(pbc, old_pbc) and np.array_equal(cell[pbc], old_cell[old_pbc])
+        if len(pos) != len(old) or not same_box or not np.isfinite(pos).all():
             return None
         moved = pos - old
         image = np.zeros_like(pos)
         if pbc.any():
-            image[:, pbc] = np.rint(moved @ np.linalg.pinv(cell[pbc]))
-            moved = moved - image @ cell
+            image[:, pbc] = np.rint(moved @ self._to_images)
+            moved -= image @ old_cell
         # a hair below half the skin, so that rounding cannot lose a pair
-        return image if (moved**2).sum(1).max() <= (0.5 * self.skin) ** 2 * (1 - 1e-9) else None
+        if (moved**2).sum(1).max() > (0.5 * self.skin) ** 2 * (1 - 1e-9):
+            return None
+        self._unwrapped = old + moved
+        return image
 
 
 def check_structure(
@@ -202,6 +230,18 @@ def _search_radius(widths: NDArray[np.float64], reach: float) -> float:
         if cells.prod() <= _VESIN_CELLS or cells.min() * np.cbrt(_VESIN_CELLS / cells.prod()) >= 2:
             return radius
         radius *= 1.25
+
+
+def _distances(
+    pos: NDArray[np.float64],
+    cell: NDArray[np.float64],
+    j: NDArray[np.int64],
+    i: NDArray[np.int64],
+    shift: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """|r_j − r_i + S·cell| in Å."""
+    vector: NDArray[np.float64] = pos[j] - pos[i] + shift @ cell
+    return np.sqrt((vector * vector).sum(1))
 
 
 def _within(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -14,10 +14,13 @@ from ase.calculators.calculator import all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from atomml.errors import DataError, SimulationError, UnsupportedError
-from atomml.graph.atom_graph import AtomGraph, edge_vectors, graph_from_ase
+from atomml.graph.atom_graph import graph_from_ase
 from atomml.graph.neighbors import SkinnedNeighbors
 from atomml.shapes import Tensor
 from atomml.simulate.interface import PotentialLike, evaluating, refuse_unknown_elements, resolve_potential
+
+if TYPE_CHECKING:
+    from atomml.potentials.compiled import CompiledPotential
 
 __all__ = ["Calculator", "electronic_state", "has_volume", "refuse_charge_and_spin"]
 
@@ -51,7 +54,6 @@ class Calculator(AseCalculator):
         self.implemented_properties = [*base, *deviations]
         self.evaluations = 0
         self._neighbors = SkinnedNeighbors(self.potential.cutoff, skin)
-        self._graph: AtomGraph | None = None
 
     def _get_name(self) -> str:
         return "atomml"
@@ -85,22 +87,27 @@ class Calculator(AseCalculator):
             )
         refuse_charge_and_spin(atoms)
         refuse_unknown_elements(atoms, self.potential.elements)
-        graph = graph_from_ase(atoms, self.potential.cutoff, neighbors=self._neighbors)
         volume = has_volume(atoms)
-        stress = volume and "stress" in self.implemented_properties
-        # the potential enables the gradients that its own derivatives need
-        with evaluating(self.potential), torch.no_grad():
-            output = self.potential(graph.to(self.potential.device), forces=True, stress=stress)
+        output = self._evaluate(atoms, stress=volume and "stress" in self.implemented_properties)
         self.evaluations += 1
         results = _to_results(output, volume)
         refuse_nan(results, atoms, where=f"evaluation {self.evaluations} of this calculator")
-        self._graph, self.results = graph, results
+        self.results = results
 
     def min_distance(self) -> float:
         """Shortest distance in Å between two atoms of the last structure; infinity beyond the cutoff."""
-        if self._graph is None or self._graph.edge_index.shape[1] == 0:
-            return float("inf")
-        return float(edge_vectors(self._graph).norm(dim=1).min())
+        return self._neighbors.closest()
+
+    def _evaluate(self, atoms: Atoms, *, stress: bool) -> Mapping[str, Tensor]:
+        if getattr(
+            self.potential, "takes_arrays", False
+        ):  # a compiled potential needs neither graph nor filter
+            fast = cast("CompiledPotential", self.potential)
+            return fast.evaluate_arrays(*_arrays(atoms, self._neighbors), stress=stress)
+        graph = graph_from_ase(atoms, self.potential.cutoff, neighbors=self._neighbors)
+        # the potential enables the gradients that its own derivatives need
+        with evaluating(self.potential), torch.no_grad():
+            return self.potential(graph.to(self.potential.device), forces=True, stress=stress)
 
 
 def has_volume(atoms: Atoms) -> bool:
@@ -165,9 +172,20 @@ def refuse_nan(results: Mapping[str, Any], atoms: Atoms, *, where: str) -> None:
         )
 
 
+def _arrays(atoms: Atoms, neighbors: SkinnedNeighbors) -> tuple[Tensor, ...]:
+    """Arguments of `CompiledPotential.evaluate_arrays` with the pairs of a Verlet list, unfiltered."""
+    cell, pbc = np.asarray(atoms.cell.array, dtype=np.float64), np.asarray(atoms.pbc, dtype=bool)
+    pairs = neighbors.pairs(atoms.positions, cell, pbc)
+    numbers = np.asarray(atoms.numbers, dtype=np.int64)
+    columns = (numbers, atoms.positions, cell[None], pbc[None], np.zeros_like(numbers), *pairs)
+    return tuple(map(torch.from_numpy, columns))
+
+
 def _to_results(output: Mapping[str, Tensor], volume: bool) -> dict[str, Any]:
     """Tensors of one structure as the floats and float64 arrays ASE expects."""
-    arrays = {name: value.detach().cpu().double().numpy() for name, value in output.items()}
+    arrays = {
+        name: value.detach().cpu().double().numpy() for name, value in output.items() if name != "features"
+    }
     energy = float(arrays["energy"].reshape(-1)[0])
     results: dict[str, Any] = {
         "energy": energy,
