@@ -16,7 +16,9 @@ from torch import Tensor
 
 from atomml.errors import AtommlError
 from atomml.graph.atom_graph import EdgeIndex
-from atomml.kernels import torch_cg
+from atomml.kernels import reference, reference_cg, torch_cg
+from atomml.kernels.dispatch import choose
+from atomml.kernels.ops import refuse_several_devices
 from atomml.kernels.sparse_coupling import SparseCoupling
 from atomml.shapes import Float
 
@@ -42,7 +44,7 @@ def cg_conv(
         coupling: the table of (a, b, k, P, v); the result has (lmax_out + 1)² components.
 
     Raises:
-        AtommlError: shapes or devices that do not fit together, or an index that points outside the atoms or edges.
+        AtommlError: shapes that do not fit together, tensors on several devices, an index out of range.
     """
     _check_operands(x, y, w, index, coupling)
     if not x.dtype == y.dtype == w.dtype:  # autocast gives x and w in half precision, y in single
@@ -56,7 +58,8 @@ def cg_conv(
 def _check_operands(x: Tensor, y: Tensor, w: Tensor, index: EdgeIndex, coupling: SparseCoupling) -> None:
     n_edges, n_atoms = index.neighbor.shape[0], index.row_ptr.shape[0] - 1
     fits = (
-        x.shape[:2] == (n_atoms, coupling.dim_x)
+        x.ndim == 3
+        and x.shape[:2] == (n_atoms, coupling.dim_x)
         and y.shape == (n_edges, coupling.dim_y)
         and w.shape == (n_edges, len(coupling.paths), x.shape[2])
         and index.center.shape == index.transpose.shape == index.neighbor.shape
@@ -69,14 +72,11 @@ def _check_operands(x: Tensor, y: Tensor, w: Tensor, index: EdgeIndex, coupling:
             fix=f"x is [atoms, {coupling.dim_x}, channels], y [edges, {coupling.dim_y}], "
             f"w [edges, {len(coupling.paths)}, channels]",
         )
-    if any(tensor.device != x.device for tensor in (y, w, *index)):
-        raise AtommlError(
-            "The operands are not on one device.", fix="move x, y, w and the index with .to(device)"
-        )
+    refuse_several_devices(x, y, w, *index)
 
 
 def _check_index(index: EdgeIndex) -> None:
-    """Kernels address memory by these numbers."""
+    """Kernels address memory by these numbers, hence nothing is taken on trust."""
     n_edges, n_atoms = index.neighbor.shape[0], index.row_ptr.shape[0] - 1
 
     def inside(numbers: Tensor, size: int) -> bool:
@@ -88,6 +88,8 @@ def _check_index(index: EdgeIndex) -> None:
     def covers(pointer: Tensor) -> bool:
         return int(pointer[0]) == 0 and int(pointer[-1]) == n_edges and bool((pointer.diff() >= 0).all())
 
+    if any(numbers.dtype != torch.int64 for numbers in index):
+        raise AtommlError("The numbers of an index are int64.", fix="build the index by edge_index_of()")
     if not (inside(index.neighbor, n_atoms) and inside(index.center, n_atoms)):
         raise AtommlError(
             f"An edge points outside the {n_atoms} atoms.", fix="build the index by edge_index_of()"
@@ -156,8 +158,9 @@ def _conv_yw(x: Tensor, y: Tensor, w: Tensor, s: Tensor, *rest: Any) -> tuple[Te
 
 
 def _choose(like: Tensor) -> Any:
-    """The module whose functions run for the calling operator."""
-    return torch_cg
+    """The module whose functions run for an operator on ``like``."""
+    backend = choose(like)
+    return backend if hasattr(backend, "cg_conv") else {reference: reference_cg}.get(backend, torch_cg)
 
 
 @_conv.register_fake

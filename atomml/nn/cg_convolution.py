@@ -59,6 +59,6 @@ class CGConvolution(nn.Module):
         """Convolved features, of degrees 0..lmax_out.
 
         Raises:
-            AtommlError: shapes or devices that do not fit together, or an index out of range.
+            AtommlError: shapes that do not fit together, tensors on several devices, an index out of range.
         """
         return cg_conv(x, y, w, index, self.coupling)

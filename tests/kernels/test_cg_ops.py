@@ -1,0 +1,373 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from e3nn import o3
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atomml.errors import AtommlError
+from atomml.kernels import reference_cg, torch_cg
+from atomml.kernels.coupling import wigner_d
+from atomml.kernels.dispatch import use_kernel
+from atomml.kernels.ops_cg import cg_conv
+from atomml.kernels.sparse_coupling import sparse_coupling
+from tests.kernels.test_ops import BACKENDS, make_index
+
+NAMES = ["cg_conv", "cg_conv_x", "cg_conv_y", "cg_conv_w", "cg_conv_yw"]
+
+
+def make_inputs(coupling, n_atoms=5, n_edges=11, channels=3, seed=0, requires_grad=False):
+    """x, y, w and s, and the index."""
+    generator = torch.Generator().manual_seed(seed)
+    index = make_index(n_atoms, n_edges, generator)
+    shapes = [
+        (n_atoms, coupling.dim_x, channels),
+        (n_edges, coupling.dim_y),
+        (n_edges, len(coupling.paths), channels),
+        (n_atoms, coupling.dim_out, channels),
+    ]
+    tensors = [
+        torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_(requires_grad) for s in shapes
+    ]
+    return *tensors, index
+
+
+def operands(name, x, y, w, s):
+    return {
+        "cg_conv": (x, y, w),
+        "cg_conv_x": (s, y, w),
+        "cg_conv_y": (x, s, w),
+        "cg_conv_w": (x, y, s),
+        "cg_conv_yw": (x, y, w, s),
+    }[name]
+
+
+def operator_arguments(index, coupling):
+    degrees = [degree for path in coupling.paths for degree in path]
+    return *index, *coupling.tensors, [coupling.lmax_x, coupling.lmax_y, coupling.lmax_out], degrees
+
+
+def by_loops(x, y, w, index, coupling):
+    out = x.new_zeros(x.shape[0], coupling.dim_out, x.shape[2])
+    for e, (j, i) in enumerate(zip(index.neighbor.tolist(), index.center.tolist(), strict=True)):
+        for (a, b, k, path), v in zip(coupling.entries.tolist(), coupling.values.tolist(), strict=True):
+            out[i, k] += v * w[e, path] * y[e, b] * x[j, a]
+    return out
+
+
+def by_e3nn(x, y, w, index, coupling, parity, **normalization):
+    """Gather, e3nn's tensor product with external per-path weights, scatter."""
+    n_edges, _, channels = w.shape
+
+    def irreps(lmax, multiplicity):
+        return o3.Irreps([(multiplicity, (degree, parity**degree)) for degree in range(lmax + 1)])
+
+    def flat(features, lmax):
+        return torch.cat([features[:, k * k : (k + 1) ** 2].mT.flatten(1) for k in range(lmax + 1)], 1)
+
+    product = o3.TensorProduct(
+        irreps(coupling.lmax_x, channels),
+        irreps(coupling.lmax_y, 1),
+        irreps(coupling.lmax_out, channels),
+        [(*path, "uvu", True) for path in coupling.paths],
+        shared_weights=False,
+        internal_weights=False,
+        **normalization,
+    ).to(x.dtype)
+    message = product(flat(x, coupling.lmax_x)[index.neighbor], y, w.reshape(n_edges, -1))
+    start, blocks = 0, []
+    for degree in range(coupling.lmax_out + 1):
+        size = (2 * degree + 1) * channels
+        blocks.append(message[:, start : start + size].view(n_edges, channels, -1).mT)
+        start += size
+    out = x.new_zeros(x.shape[0], coupling.dim_out, channels)
+    return out.index_add(0, index.center, torch.cat(blocks, 1))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["cg_even", "so3", "gaunt"])
+@pytest.mark.parametrize("limits", [(1, 1, 1), (2, 1, 0), (0, 2, 2)])
+def test_convolution_equals_its_definition(backend, kind, limits):
+    coupling = sparse_coupling(limits[0], kind, lmax_y=limits[1], lmax_out=limits[2])
+    x, y, w, _, index = make_inputs(coupling)
+    with use_kernel(backend):
+        torch.testing.assert_close(cg_conv(x, y, w, index, coupling), by_loops(x, y, w, index, coupling))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("kind", "parity"), [("cg_even", -1), ("so3", 1)])
+@pytest.mark.parametrize("limits", [(1, 1, 1), (2, 2, 2), (3, 3, 3), (1, 3, 2)])
+def test_convolution_equals_the_tensor_product_of_e3nn(backend, kind, parity, limits):
+    coupling = sparse_coupling(limits[0], kind, lmax_y=limits[1], lmax_out=limits[2])
+    x, y, w, _, index = make_inputs(coupling, n_edges=20)
+    expected = by_e3nn(
+        x, y, w, index, coupling, parity, irrep_normalization="none", path_normalization="none"
+    )
+    with use_kernel(backend):
+        torch.testing.assert_close(cg_conv(x, y, w, index, coupling), expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_first_and_second_derivatives(backend):
+    coupling = sparse_coupling(1, "so3", lmax_y=1, lmax_out=1)
+    x, y, w, _, index = make_inputs(coupling, 3, 4, 2, requires_grad=True)
+    with use_kernel(backend):
+        assert torch.autograd.gradcheck(lambda *t: cg_conv(*t, index, coupling), (x, y, w))
+        assert torch.autograd.gradgradcheck(lambda *t: cg_conv(*t, index, coupling), (x, y, w))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_operator_has_correct_derivatives(name):
+    coupling = sparse_coupling(1, "cg_even", lmax_y=2, lmax_out=2)
+    *tensors, index = make_inputs(coupling, 3, 4, 2, requires_grad=True)
+    rest = operator_arguments(index, coupling)
+    operator = getattr(torch.ops.atomml, name)
+    assert torch.autograd.gradcheck(lambda *t: operator(*t, *rest), operands(name, *tensors))
+
+
+@pytest.mark.parametrize("wanted", ["x", "y", "w", "xy", "yw", "xw"])
+def test_only_some_gradients_may_be_wanted(wanted):
+    coupling = sparse_coupling(1, "cg_even")
+    *tensors, _, index = make_inputs(coupling)
+    for name, tensor in zip("xyw", tensors, strict=True):
+        tensor.requires_grad_(name in wanted)
+    out = cg_conv(*tensors, index, coupling)
+    chosen = [t for t in tensors if t.requires_grad]
+    gradients = torch.autograd.grad(out.square().sum(), chosen, create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in gradients), chosen)
+    everything = [t.detach().requires_grad_() for t in tensors]
+    by_autograd = reference_cg.cg_conv(*everything, index, coupling)
+    expected = torch.autograd.grad(by_autograd.square().sum(), everything, create_graph=True)
+    expected = [g for g, name in zip(expected, "xyw", strict=True) if name in wanted]
+    for a, b in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(a, b)
+    second_expected = torch.autograd.grad(sum(g.square().sum() for g in expected), everything)
+    second_expected = [g for g, name in zip(second_expected, "xyw", strict=True) if name in wanted]
+    for a, b in zip(second, second_expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+@settings(max_examples=25, deadline=None)
+@given(
+    n_atoms=st.integers(1, 6),
+    n_edges=st.integers(0, 12),
+    channels=st.integers(1, 5),
+    limits=st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)),
+    kind=st.sampled_from(["cg_even", "so3", "gaunt"]),
+    seed=st.integers(0, 999),
+)
+def test_backends_agree_with_the_reference_up_to_third_derivatives(
+    backend, n_atoms, n_edges, channels, limits, kind, seed
+):
+    coupling = sparse_coupling(limits[0], kind, lmax_y=limits[1], lmax_out=limits[2])
+    *tensors, _, index = make_inputs(coupling, n_atoms, n_edges, channels, seed, requires_grad=True)
+
+    def derivatives():
+        out = cg_conv(*tensors, index, coupling)
+        first = torch.autograd.grad(out.square().sum(), tensors, create_graph=True)
+        second = torch.autograd.grad(sum(f.square().sum() for f in first), tensors, create_graph=True)
+        third = torch.autograd.grad(sum(s.square().sum() for s in second), tensors)
+        return out, *first, *second, *third
+
+    with use_kernel("reference"):
+        expected = derivatives()
+    with use_kernel(backend):
+        actual = derivatives()
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_results_do_not_depend_on_the_size_of_a_block_of_edges(name, monkeypatch):
+    coupling = sparse_coupling(2, "so3")
+    *tensors, index = make_inputs(coupling, n_edges=37)
+    whole = getattr(torch_cg, name)(*operands(name, *tensors), index, coupling)
+    monkeypatch.setattr(torch_cg, "BLOCK_BYTES", 5 * 8 * 3 * 100)
+    in_blocks = getattr(torch_cg, name)(*operands(name, *tensors), index, coupling)
+    torch.testing.assert_close(in_blocks, whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", NAMES)
+def test_lower_precision_stays_near_the_reference_in_double(name, dtype):
+    coupling = sparse_coupling(2, "cg_even")
+    *tensors, index = make_inputs(coupling, n_edges=30)
+    rounded = [t.to(dtype) for t in operands(name, *tensors)]
+    actual = getattr(torch_cg, name)(*rounded, index, coupling)
+    expected = getattr(reference_cg, name)(*[t.double() for t in rounded], index, coupling)
+    for a, b in zip(*(r if isinstance(r, tuple) else (r,) for r in (actual, expected)), strict=True):
+        assert a.dtype == dtype
+        assert (a.double() - b).abs().max() <= 8 * torch.finfo(dtype).eps * b.abs().max()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_non_contiguous_inputs_give_the_same_result(backend):
+    coupling = sparse_coupling(2, "cg_even")
+    *tensors, _, index = make_inputs(coupling)
+    strided = [torch.stack([t, t], -1)[..., 0].requires_grad_() for t in tensors]
+    dense = [t.requires_grad_() for t in tensors]
+    assert not any(t.is_contiguous() for t in strided)
+    with use_kernel(backend):
+        results = [cg_conv(*t, index, coupling) for t in (strided, dense)]
+        gradients = [
+            torch.autograd.grad(r.square().sum(), t) for r, t in zip(results, (strided, dense), strict=True)
+        ]
+    torch.testing.assert_close(*results)
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_isolated_atoms_receive_and_send_nothing(backend):
+    coupling = sparse_coupling(1, "cg_even")
+    x, y, w, _, index = make_inputs(coupling, n_atoms=9, n_edges=4, requires_grad=True)
+    with use_kernel(backend):
+        out = cg_conv(x, y, w, index, coupling)
+        (gradient,) = torch.autograd.grad(out.square().sum(), x)
+    for atoms, result in ((index.center, out), (index.neighbor, gradient)):
+        isolated = torch.ones(9, dtype=torch.bool)
+        isolated[atoms] = False
+        assert isolated.any()
+        assert not result[isolated].any()
+        assert result[~isolated].any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_edges_give_zeros_and_zero_derivatives(backend):
+    coupling = sparse_coupling(2, "cg_even")
+    x, y, w, _, index = make_inputs(coupling, n_edges=0, requires_grad=True)
+    with use_kernel(backend):
+        out = cg_conv(x, y, w, index, coupling)
+        gradients = torch.autograd.grad(out.sum(), (x, y, w))
+    assert out.shape == (5, 9, 3)
+    assert not out.any()
+    assert not gradients[0].any()
+    assert [g.shape for g in gradients] == [x.shape, y.shape, w.shape]
+
+
+@pytest.mark.parametrize("module", [reference_cg, torch_cg])
+def test_adjoints_are_adjoint(module):
+    """⟨s, S(x,y,w)⟩ is the same number through every one of the operations."""
+    coupling = sparse_coupling(2, "so3", lmax_y=1)
+    x, y, w, s, index = make_inputs(coupling)
+    forward = (s * module.cg_conv(x, y, w, index, coupling)).sum()
+    of_y, of_w = module.cg_conv_yw(x, y, w, s, index, coupling)
+    for other in (
+        (x * module.cg_conv_x(s, y, w, index, coupling)).sum(),
+        (y * module.cg_conv_y(x, s, w, index, coupling)).sum(),
+        (w * module.cg_conv_w(x, y, s, index, coupling)).sum(),
+        (y * of_y).sum(),
+        (w * of_w).sum(),
+    ):
+        torch.testing.assert_close(other, forward)
+
+
+@pytest.mark.parametrize("kind", ["cg_even", "so3", "gaunt"])
+@pytest.mark.parametrize("improper", [False, True])
+def test_convolution_commutes_with_rotations_and_reflections(kind, improper):
+    if improper and kind == "so3":
+        pytest.skip("paths of odd l1 + l2 + l3 change sign under a reflection")
+    torch.manual_seed(3)
+    matrix = o3.rand_matrix(dtype=torch.float64) * (-1 if improper else 1)
+    coupling = sparse_coupling(2, kind, lmax_y=3, lmax_out=2)
+    x, y, w, _, index = make_inputs(coupling)
+    d_x, d_y = (torch.from_numpy(wigner_d(lmax, matrix.numpy())) for lmax in (2, 3))
+    rotated = cg_conv(d_x @ x, y @ d_y.T, w, index, coupling)
+    torch.testing.assert_close(rotated, d_x @ cg_conv(x, y, w, index, coupling))
+
+
+def test_paths_of_odd_sum_are_pseudotensors():
+    coupling = sparse_coupling(1, "so3")
+    x, y, w, _, index = make_inputs(coupling)
+    odd = torch.tensor([sum(path) % 2 == 1 for path in coupling.paths])
+    parity = torch.tensor([1.0, -1, -1, -1], dtype=torch.float64)
+    w = w * odd[:, None]
+    mirrored = cg_conv(parity[:, None] * x, y * parity, w, index, coupling)
+    torch.testing.assert_close(mirrored, -parity[:, None] * cg_conv(x, y, w, index, coupling))
+
+
+def test_mixed_precision_is_promoted():
+    coupling = sparse_coupling(1, "cg_even")
+    x, y, w, _, index = make_inputs(coupling)
+    out = cg_conv(x.bfloat16(), y.float(), w.bfloat16(), index, coupling)
+    assert out.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_operators_pass_the_registration_checks_of_torch(name):
+    coupling = sparse_coupling(1, "cg_even", lmax_y=2)
+    *tensors, index = make_inputs(coupling, requires_grad=True)
+    arguments = (*operands(name, *tensors), *operator_arguments(index, coupling))
+    torch.library.opcheck(getattr(torch.ops.atomml, name), arguments)
+
+
+@pytest.mark.slow
+def test_public_function_and_its_gradient_compile_and_export():
+    script = """
+import torch
+from tests.kernels.test_cg_ops import make_inputs
+from atomml.kernels.sparse_coupling import sparse_coupling
+from atomml.nn.cg_convolution import CGConvolution
+coupling = sparse_coupling(1, "so3", lmax_y=2)
+conv = CGConvolution(coupling)
+x, y, w, _, index = make_inputs(coupling)
+exported = torch.export.export(conv, (x, y, w, index)).module()
+torch.testing.assert_close(exported(x, y, w, index), conv(x, y, w, index))
+compiled = torch.compile(conv, fullgraph=True)
+tensors = [t.requires_grad_() for t in (x, y, w)]
+gradients = [torch.autograd.grad(f(x, y, w, index).sin().sum(), tensors) for f in (compiled, conv)]
+torch.testing.assert_close(*gradients)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize("broken", ["components", "harmonics", "edges", "channels", "paths", "atoms"])
+def test_shapes_that_do_not_fit_are_refused_before_anything_is_computed(broken):
+    coupling = sparse_coupling(2, "cg_even")
+    x, y, w, _, index = make_inputs(coupling)
+    x = {"components": x[:, 1:], "atoms": x[1:]}.get(broken, x)
+    y = {"harmonics": y[:, 1:], "edges": y[1:]}.get(broken, y)
+    w = {"channels": w[..., 1:], "paths": w[:, 1:]}.get(broken, w)
+    with pytest.raises(AtommlError, match="Shapes do not fit"):
+        cg_conv(x, y, w, index, coupling)
+
+
+@pytest.mark.parametrize("field", ["neighbor", "center", "transpose", "row_ptr", "col_ptr"])
+@pytest.mark.parametrize("value", [-1, 99])
+def test_an_index_out_of_range_is_refused(field, value):
+    coupling = sparse_coupling(1, "cg_even")
+    x, y, w, _, index = make_inputs(coupling)
+    numbers = getattr(index, field).clone()
+    numbers[2] = value
+    with pytest.raises(AtommlError, match=r"outside the 5 atoms|do not describe"):
+        cg_conv(x, y, w, index._replace(**{field: numbers}), coupling)
+
+
+def test_an_index_of_short_integers_is_refused():
+    coupling = sparse_coupling(1, "cg_even")
+    x, y, w, _, index = make_inputs(coupling)
+    rest = operator_arguments(type(index)(*(part.int() for part in index)), coupling)
+    with pytest.raises(AtommlError, match="int64"):
+        torch.ops.atomml.cg_conv(x, y, w, *rest)
+
+
+def test_tensors_on_several_devices_are_refused():
+    coupling = sparse_coupling(1, "cg_even")
+    x, y, w, _, index = make_inputs(coupling)
+    with pytest.raises(AtommlError, match="several devices"):
+        cg_conv(x, y.to("meta"), w, index, coupling)
+
+
+def test_backend_that_runs_by_default_agrees_with_the_reference():
+    coupling = sparse_coupling(2, "cg_even")
+    *tensors, index = make_inputs(coupling)
+    for name in NAMES:
+        actual = getattr(torch.ops.atomml, name)(
+            *operands(name, *tensors), *operator_arguments(index, coupling)
+        )
+        expected = getattr(reference_cg, name)(*operands(name, *tensors), index, coupling)
+        for a, b in zip(*(r if isinstance(r, tuple) else (r,) for r in (actual, expected)), strict=True):
+            torch.testing.assert_close(a, b)
