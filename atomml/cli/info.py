@@ -65,6 +65,7 @@ def _rows(header: dict[str, Any]) -> list[tuple[str, str]]:
         ("precision", str(header.get("dtype", ""))),
         ("forces", _forces_text(header.get("conservative"))),
         ("settings", _pairs(config)),
+        ("compiled", _compiled_text(header["compiled"]) if "compiled" in header else ""),
         ("coupling", "; ".join(_factor_text(k, f) for k, f in header.get("factors", {}).items())),
         ("units", _pairs(header.get("units", {}))),
         ("data", _pairs(header.get("data", {}))),
@@ -91,6 +92,21 @@ def _forces_text(conservative: bool | None) -> str:
 def _factor_text(role: str, factor: dict[str, Any]) -> str:
     kind, rank, error = factor.get("kind"), factor.get("rank"), factor.get("error", float("nan"))
     return f"{role}: {kind}, L = {factor.get('lmax')}, rank {rank}, error {error:.1e}"
+
+
+def _compiled_text(facts: dict[str, Any]) -> str:
+    worst = {
+        name: max((e[name] for e in facts["difference"].values()), default=float("nan"))
+        for name in ("scaled_energy", "scaled_forces")
+    }
+    limit, knots = facts["tolerance"], " and ".join(str(k) for k in sorted(set(facts["knots"])))
+    structures = "{number} structures {origin}".format(**facts["structures"])
+    return (
+        f"for inference only; radial tables of {knots} knots; differs by up to"
+        f" {worst['scaled_energy']:.1e} eV/atom (allowed {limit['energy']:g}) and"
+        f" {worst['scaled_forces']:.1e} eV/Å (allowed {limit['forces']:g}) on {structures};"
+        f" source sha256 {facts['source_sha256'][:16]}…"
+    )
 
 
 def _written_text(header: dict[str, Any]) -> str:

@@ -80,7 +80,7 @@ def compile_potential(
         _refuse_above(tolerance, errors, by_table, engine, structures)
     compiled.compilation |= {
         "source_sha256": weights_sha256(potential),
-        "structures": f"{len(structures)} {'given' if given else 'made from the elements'}",
+        "structures": {"number": len(structures), "origin": "given" if given else "made from the elements"},
         "tolerance": tolerance,
         "difference": {engine: _largest(errors) for engine, errors in found.items()},
         "difference_by_table": by_table,
@@ -160,8 +160,8 @@ def _refuse_above(
         if scaled[worst] <= tolerance[name]:
             continue
         raise CheckError(
-            f"The compiled model is not accurate enough: {name} differ by {scaled[worst]:.1e} {unit}, more than"
-            f" {tolerance[name]:g}; the table alone by {table:.1e}.",
+            f"The compiled model is not accurate enough: the difference of {name} is {scaled[worst]:.1e} {unit},"
+            f" above {tolerance[name]:g}; that of the table alone {table:.1e}.",
             where=f"structure {worst} of {len(structures)}, {structures[worst].symbols}; engine {engine}",
             fix="give more knots"
             if table > scaled[worst] / 2
