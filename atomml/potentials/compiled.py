@@ -107,8 +107,8 @@ class CompiledPotential(Potential):
             return self._wanted
         return "native" if self.device.type == "cpu" and native_available() else "torch"
 
-    def use_engine(self, engine: Engine | Literal["auto"]) -> CompiledPotential:
-        """Choose the engine from now on; returns the potential itself.
+    def use_engine(self, engine: str) -> CompiledPotential:
+        """Choose ``native``, ``torch`` or ``auto`` from now on; returns the potential itself.
 
         Raises:
             UnsupportedError: no such engine, or not on this device or in this installation.
@@ -121,7 +121,7 @@ class CompiledPotential(Potential):
             )
         if engine == "native" and self.device.type != "cpu":
             raise UnsupportedError(f"The native engine does not run on {self.device}.", fix="use device cpu")
-        self._wanted = None if engine == "auto" else engine
+        self._wanted = None if engine == "auto" else cast(Engine, engine)
         return self
 
     def forward(
