@@ -26,7 +26,7 @@ __all__ = ["compile_potential", "differences", "weights_sha256"]
 
 RADIAL_TOLERANCES = (1e-4, 1e-5, 1e-6)
 """Relative errors of w and w' tried one after the other, when the number of knots is not given."""
-SHARE_OF_TABLE = 0.25
+SHARE_OF_TABLE = 0.1
 """Part of the tolerances that the table alone may use before a finer one is tried."""
 
 Differences = dict[str, Float64[ndarray, " structures"]]
@@ -52,7 +52,7 @@ def compile_potential(
         structures: where the errors are measured; by default made from the elements, see `sample_structures`.
         tolerance_energy: eV per atom; more by as many times as the binding energy exceeds 1 eV per atom.
         tolerance_forces: eV/Å; more by as many times as the RMS force component of a structure exceeds 1 eV/Å.
-        knots: of each table; by default as many as it takes for the table to use a quarter of the tolerances.
+        knots: of each table; by default as many as it takes for the table to use a tenth of the tolerances.
         dtype: precision of the result.
 
     Raises:
