@@ -8,8 +8,15 @@ import platform
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-SOURCES = [f"atomml/kernels/cpu/src/{name}.cpp" for name in ("processor", "cp")]
-HEADERS = [f"atomml/kernels/cpu/src/{name}" for name in ("api.h", "cp.hpp", "parallel.hpp", "simd.hpp")]
+SOURCES = [f"atomml/kernels/cpu/src/{name}.cpp" for name in ("processor", "cp", "cg")]
+HEADERS = [f"atomml/kernels/cpu/src/{name}" for name in (
+        "api.h",
+        "cg.hpp",
+        "coupling.hpp",
+        "cp.hpp",
+        "parallel.hpp",
+        "simd.hpp",
+    )]
 COMMON = ["-std=c++17", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast", "-pthread"]
 VARIANTS = {"portable": []}
 if platform.machine().lower() in ("x86_64", "amd64"):

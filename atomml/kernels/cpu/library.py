@@ -13,7 +13,16 @@ import torch
 from atomml.errors import DataError, UnsupportedError
 from atomml.shapes import Tensor
 
-__all__ = ["VARIANTS", "Edges", "call", "edges_by_center", "edges_by_neighbor", "integers", "library", "variant"]
+__all__ = [
+    "VARIANTS",
+    "Edges",
+    "call",
+    "edges_by_center",
+    "edges_by_neighbor",
+    "integers",
+    "library",
+    "variant",
+]
 
 VARIANTS = ("portable", "avx2", "avx512")
 """Builds of the same source, from the one that runs everywhere to the fastest; the index is the processor's level."""
@@ -29,6 +38,21 @@ class Edges(ctypes.Structure):
         ("pointer", ctypes.c_void_p),
         ("edge", ctypes.c_void_p),
         ("other", ctypes.c_void_p),
+    ]
+
+
+class Coupling(ctypes.Structure):
+    """``AtommlCoupling`` of api.h."""
+
+    _fields_ = [
+        ("dim_x", ctypes.c_int64),
+        ("dim_y", ctypes.c_int64),
+        ("dim_out", ctypes.c_int64),
+        ("paths", ctypes.c_int64),
+        ("degrees", ctypes.c_void_p),
+        ("first", ctypes.c_void_p),
+        ("index", ctypes.c_void_p),
+        ("value", ctypes.c_void_p),
     ]
 
 
@@ -94,9 +118,7 @@ def _converted(argument: Any) -> Any:
 
 def edges_by_center(neighbor: Tensor, row_ptr: Tensor, atoms: int) -> Edges:
     """Rows are centres: sums over the neighbours of each atom. The tensors must outlive the result."""
-    return Edges(
-        len(row_ptr) - 1, atoms, len(neighbor), row_ptr.data_ptr(), None, neighbor.data_ptr()
-    )
+    return Edges(len(row_ptr) - 1, atoms, len(neighbor), row_ptr.data_ptr(), None, neighbor.data_ptr())
 
 
 def edges_by_neighbor(center: Tensor, transpose: Tensor, col_ptr: Tensor, atoms: int) -> Edges:
@@ -109,3 +131,8 @@ def edges_by_neighbor(center: Tensor, transpose: Tensor, col_ptr: Tensor, atoms:
 def integers(values: Sequence[int]) -> Any:
     """An int64 array for C."""
     return (ctypes.c_int64 * len(values))(*values)
+
+
+def contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in row-major order, copied where they are not."""
+    return tuple(tensor.contiguous() for tensor in tensors)

@@ -29,8 +29,8 @@ typedef struct {
   const int64_t* other;
 } AtommlEdges;
 
-/* A coupling tensor with one weight per path. Path t couples degrees l1, l2 to l3 (degrees[3t..3t+2]) and has
- * the entries first[t] .. first[t+1]: out[k] += value * w[t] * x[a] * y[b], index[3n..3n+2] = a, b, k. */
+/* A coupling tensor with one weight per path. Path t couples degrees l1, l2 to l3 (degrees[3t..3t+2], at most 4)
+ * and has the entries first[t] .. first[t+1]: out[k] += value * w[t] * x[a] * y[b], index[4n..4n+3] = a, b, k, t. */
 typedef struct {
   int64_t dim_x, dim_y, dim_out, paths;
   const int64_t* degrees;
@@ -53,9 +53,10 @@ ATOMML_EXPORT int atomml_processor_level(void);
   ATOMML_EXPORT int atomml_cp_qw_##S(const T* p, const T* q, const T* w, const T* s, const AtommlEdges* edges,   \
                                      T* dq, T* dw, const int64_t* groups, int64_t n_groups, int64_t c,           \
                                      int threads);                                                               \
-  /* out[i,k,c] = sum_{e in row i} sum_{entries} value w[e,t,c] y[e,b] x[other(e),a,c] */                        \
+  /* out[i,k,c] = sum_{e in row i} sum_{entries} value w[e,t,c] y[e,b] x[other(e),a,c]; swap: a and k change places */ \
   ATOMML_EXPORT int atomml_cg_conv_##S(const T* x, const T* y, const T* w, const AtommlEdges* edges,             \
-                                       const AtommlCoupling* coupling, T* out, int64_t c, int threads);          \
+                                       const AtommlCoupling* coupling, T* out, int64_t c, int swap,        \
+                                       int threads);          \
   /* dy[e,b] and dw[e,t,c], the derivatives of sum_i s_i out_i; NULL: not wanted */                              \
   ATOMML_EXPORT int atomml_cg_yw_##S(const T* x, const T* y, const T* w, const T* s, const AtommlEdges* edges,   \
                                      const AtommlCoupling* coupling, T* dy, T* dw, int64_t c, int threads);

@@ -33,6 +33,7 @@ int cp_qw(const T* p, const T* q, const T* w, const T* s, const AtommlEdges* edg
   return guarded([&] {
     const auto parts = rank_groups(groups, n_groups);
     const int64_t ranks = parts.back().first + parts.back().size;
+    will_write(dw, edges->edges * n_groups * c);
     auto run = [&](auto want_q, auto want_w) {
       const CPAdjoint<T, want_q, want_w> kernel{p, q, w, s, *edges, dq, dw, ranks, n_groups, c, parts};
       parallel_rows(edges->pointer, edges->rows, useful_threads(threads, 2.0 * edges->edges * ranks * c),

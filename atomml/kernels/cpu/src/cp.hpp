@@ -11,8 +11,9 @@
 
 namespace atomml {
 
-// Ranks in a tile: the accumulators of two channel vectors and the operands must fit the registers.
-constexpr int kRankTile = kRegisters == 32 ? 10 : 5;
+// Vectors and ranks in a tile: its accumulators, a weight for each vector and the operands must fit the registers.
+constexpr int kVectors = kRegisters == 32 ? 4 : 2;
+constexpr int kRankTile = kRegisters == 32 ? 6 : 5;
 
 struct RankGroup {
   int64_t first, size;  // ranks first .. first + size belong to one set of radial weights
@@ -49,11 +50,13 @@ INLINE void for_tiles(int64_t total, Visit visit) {
   }
 }
 
-// visit(Tile<vectors>, bool Full, channel, lanes of the last vector) over all channels: pairs, a single one, a tail.
+// visit(Tile<vectors>, bool Full, channel, lanes of the last vector) over all channels, the tail last.
 template <class T, class Visit>
 INLINE void for_channels(int64_t channels, Visit visit) {
   constexpr int lanes = kLanes<T>;
   int64_t c = 0;
+  if constexpr (kVectors > 2)
+    for (; c + kVectors * lanes <= channels; c += kVectors * lanes) visit(Tile<kVectors>{}, std::true_type{}, c, lanes);
   for (; c + 2 * lanes <= channels; c += 2 * lanes) visit(Tile<2>{}, std::true_type{}, c, lanes);
   for (; c + lanes <= channels; c += lanes) visit(Tile<1>{}, std::true_type{}, c, lanes);
   if (c < channels) visit(Tile<1>{}, std::false_type{}, c, int(channels - c));

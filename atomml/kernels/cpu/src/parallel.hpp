@@ -8,6 +8,9 @@
 #include <vector>
 
 #include "api.h"
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace atomml {
 
@@ -67,6 +70,16 @@ void parallel_rows(const int64_t* pointer, int64_t n, int threads, Body body) {
   for (auto& worker : workers) worker.join();
   for (auto& error : errors)
     if (error) std::rethrow_exception(error);
+}
+
+// Fresh memory of a large result comes in pages that the system clears one by one: ask for large pages.
+template <class T> void will_write(T* result, int64_t n) {
+#if defined(__linux__)
+  constexpr uintptr_t page = 1 << 21;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(result) + page - 1) / page * page;
+  const uintptr_t end = reinterpret_cast<uintptr_t>(result + n) / page * page;
+  if (result && end > begin + page) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
 }
 
 constexpr int kDone = 0, kNoMemory = 1, kBadIndex = 2;

@@ -35,7 +35,20 @@ template <> struct VectorOf<double> {
 template <class T> using Vec = typename VectorOf<T>::type;
 template <class T> constexpr int kLanes = kBytes / int(sizeof(T));
 
-template <class T> INLINE Vec<T> broadcast(T x) { return Vec<T>{} + x; }
+// Not `Vec<T>{} + x`: 0 + x costs an addition, because of the sign of zero.
+template <class T> INLINE Vec<T> broadcast(T x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_set1_ps(x);
+  else return (Vec<T>)_mm512_set1_pd(x);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm256_set1_ps(x);
+  else return (Vec<T>)_mm256_set1_pd(x);
+#else
+  Vec<T> all;
+  UNROLL for (int k = 0; k < kLanes<T>; ++k) all[k] = x;
+  return all;
+#endif
+}
 
 // The first n lanes from memory, zero in the others; n == kLanes is an ordinary unaligned load.
 template <class T> INLINE Vec<T> load(const T* p) {
