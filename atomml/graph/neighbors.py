@@ -79,9 +79,10 @@ class SkinnedNeighbors:
         self.cutoff, self.skin = float(cutoff), float(skin)
         self.calls = self.builds = 0
         self._pairs: Neighbors | None = None
-        self._reference = np.zeros((0, 3)), np.zeros((3, 3)), np.zeros(3, dtype=bool)
+        self._reference = np.zeros((0, 3)), np.zeros((3, 3))
+        self._box: tuple[bytes, bytes] | None = None
         self._to_images = np.zeros((3, 0))
-        self._unwrapped = np.zeros((0, 3))
+        self._unwrapped = self._reference[0]
         self._shortest: Neighbors | None = None
 
     def __call__(
@@ -97,17 +98,17 @@ class SkinnedNeighbors:
     ) -> tuple[Int64[ndarray, " edges"], Int64[ndarray, " edges"], Float64[ndarray, "edges 3"]]:
         """All pairs that are kept: those of `neighbor_list`, and some beyond the cutoff; sorted by centre."""
         self.calls += 1
-        image = self._moved_by(pos, cell, pbc)
+        image = self._wrapped_by(pos, cell, pbc)
         if image is None or self._pairs is None:
             check_structure(pos, cell, pbc, self.cutoff)
             self.builds += 1
             self._pairs = neighbor_list(pos, cell, pbc, self.cutoff + self.skin)
-            self._reference = pos.copy(), cell.copy(), pbc.copy()
-            self._to_images = np.linalg.pinv(cell[pbc])
+            self._reference = pos.copy(), cell.copy()
+            self._box, self._to_images = _box_of(cell, pbc), np.linalg.pinv(cell[pbc])
             self._unwrapped, self._shortest = self._reference[0], None
             return self._pairs
         j, i, shift = self._pairs
-        return (j, i, shift + image[i] - image[j]) if image.any() else self._pairs
+        return (j, i, shift + image[i] - image[j]) if len(image) else self._pairs
 
     def closest(self) -> float:
         """Shortest distance in Å between the positions last asked for; infinity beyond the cutoff.
@@ -126,22 +127,28 @@ class SkinnedNeighbors:
         nearest = float(_distances(self._unwrapped, cell, *self._shortest).min())
         return nearest if nearest < self.cutoff else float("inf")
 
-    def _moved_by(
+    def _wrapped_by(
         self, pos: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_]
     ) -> NDArray[np.float64] | None:
-        """Lattice vectors [N, 3] by which atoms were wrapped since the last build; None if it is outdated."""
-        old, old_cell, old_pbc = self._reference
-        same_box = np.array_equal(pbc, old_pbc) and np.array_equal(cell[pbc], old_cell[old_pbc])
-        if len(pos) != len(old) or not same_box or not np.isfinite(pos).all():
+        """Lattice vectors [N, 3] by which atoms were wrapped since the last build, [0, 3] if no atom was.
+
+        None if the list is outdated.
+        """
+        old, old_cell = self._reference
+        if len(pos) != len(old) or _box_of(cell, pbc) != self._box:
             return None
+        # a hair below half the skin, so that rounding cannot lose a pair
+        reach = (0.5 * self.skin) ** 2 * (1 - 1e-9)
         moved = pos - old
-        image = np.zeros_like(pos)
-        if pbc.any():
+        image = np.zeros((0, 3))
+        if not _largest_square(moved) <= reach:
+            if not pbc.any() or not np.isfinite(moved).all():
+                return None
+            image = np.zeros_like(pos)
             image[:, pbc] = np.rint(moved @ self._to_images)
             moved -= image @ old_cell
-        # a hair below half the skin, so that rounding cannot lose a pair
-        if (moved**2).sum(1).max() > (0.5 * self.skin) ** 2 * (1 - 1e-9):
-            return None
+            if _largest_square(moved) > reach:
+                return None
         self._unwrapped = old + moved
         return image
 
@@ -230,6 +237,15 @@ def _search_radius(widths: NDArray[np.float64], reach: float) -> float:
         if cells.prod() <= _VESIN_CELLS or cells.min() * np.cbrt(_VESIN_CELLS / cells.prod()) >= 2:
             return radius
         radius *= 1.25
+
+
+def _box_of(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> tuple[bytes, bytes]:
+    """What must stay the same: periodic directions and their lattice vectors; quicker compared than arrays."""
+    return pbc.tobytes(), cell[pbc].tobytes()
+
+
+def _largest_square(vectors: NDArray[np.float64]) -> float:
+    return float(np.einsum("ij,ij->i", vectors, vectors).max())
 
 
 def _distances(

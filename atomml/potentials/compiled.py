@@ -18,7 +18,7 @@ from atomml.nn.radial_table import RadialTable
 from atomml.potentials.potential import Potential
 from atomml.potentials.prediction import Prediction
 from atomml.potentials.tdn import TDN, TDNLayer
-from atomml.shapes import Bool, Float64, Int64, Tensor
+from atomml.shapes import Bool, Float, Float64, Int64, Tensor, ndarray
 
 if TYPE_CHECKING:
     from atomml.kernels.cpu.tdn import NativeTDN  # type: ignore[import-not-found]
@@ -139,34 +139,24 @@ class CompiledPotential(Potential):
                 return super().forward(graph, forces=forces, stress=stress)
         batch = getattr(graph, "batch", None)
         batch = torch.zeros_like(graph.z) if batch is None else batch
-        neighbor, center = graph.edge_index
-        out = self.evaluate_arrays(
-            graph.z,
-            graph.pos,
-            graph.cell,
-            graph.pbc,
-            batch,
-            neighbor,
-            center,
-            graph.edge_shift,
-            stress=stress,
-        )
-        return out if forces else {name: value for name, value in out.items() if name != "forces"}
+        columns = (graph.z, graph.pos, graph.cell, graph.pbc, batch, *graph.edge_index, graph.edge_shift)
+        arrays = self.evaluate_arrays(*(column.numpy() for column in columns), stress=stress)
+        return {name: torch.from_numpy(x) for name, x in arrays.items() if forces or name != "forces"}
 
     def evaluate_arrays(
         self,
-        z: Int64[Tensor, " atoms"],
-        pos: Float64[Tensor, "atoms 3"],
-        cell: Float64[Tensor, "graphs 3 3"],
-        pbc: Bool[Tensor, "graphs 3"],
-        batch: Int64[Tensor, " atoms"],
-        neighbor: Int64[Tensor, " edges"],
-        center: Int64[Tensor, " edges"],
-        shift: Float64[Tensor, "edges 3"],
+        z: Int64[ndarray, " atoms"],
+        pos: Float64[ndarray, "atoms 3"],
+        cell: Float64[ndarray, "graphs 3 3"],
+        pbc: Bool[ndarray, "graphs 3"],
+        batch: Int64[ndarray, " atoms"],
+        neighbor: Int64[ndarray, " edges"],
+        center: Int64[ndarray, " edges"],
+        shift: Float64[ndarray, "edges 3"],
         *,
         stress: bool,
-    ) -> dict[str, Tensor]:
-        """Evaluate arrays with the native engine; the same quantities as `Potential.forward`.
+    ) -> dict[str, Float[ndarray, ...]]:
+        """Evaluate arrays with the native engine; the same quantities as `Potential.forward`, as arrays.
 
         The pairs must be sorted by centre, with r_ij = r_j + shift·cell − r_i. They may be more than those
         within the cutoff: longer ones are skipped, so a Verlet list need not be filtered.
@@ -178,15 +168,17 @@ class CompiledPotential(Potential):
             from atomml.kernels.cpu.tdn import NativeTDN
 
             self._native = NativeTDN(self)
-        species, threads = self._species(z), torch.get_num_threads()
-        out = self._native.evaluate(
-            species, pos, cell, batch, neighbor, center, shift, stress=stress, threads=threads
-        )
-        out["energy"] = pos.new_zeros(len(cell)).index_add(0, batch, out["energies"])
-        virial = out.pop("virial", None)
-        if stress:
-            out["stress"] = _stress(virial, cell, pbc)
-        return out
+        species = self.species_of_z.numpy()[z]
+        if species.min() < 0:
+            self._species(torch.from_numpy(z))  # raises
+        columns = map(torch.from_numpy, (species, pos, cell, batch, neighbor, center, shift))
+        out = self._native.evaluate(*columns, stress=stress, threads=torch.get_num_threads())
+        arrays = {name: x.numpy() for name, x in out.items()}
+        arrays["energy"] = np.bincount(batch, arrays["energies"], len(cell))
+        virial = arrays.pop("virial", None)
+        if stress and virial is not None:
+            arrays["stress"] = _stress(virial, cell, pbc)
+        return arrays
 
     @property
     def takes_arrays(self) -> bool:
@@ -208,8 +200,7 @@ class CompiledPotential(Potential):
         if not self.takes_arrays:
             yield from super()._predict_batch(structures, forces, stress)
             return
-        arrays = _joined(structures, self.cutoff)
-        out = {name: value.numpy() for name, value in self.evaluate_arrays(*arrays, stress=stress).items()}
+        out = self.evaluate_arrays(*_joined(structures, self.cutoff), stress=stress)
         ends = np.cumsum([len(a) for a in structures])
         for k, (end, a) in enumerate(zip(ends, structures, strict=True)):
             rows = slice(end - len(a), end)
@@ -241,15 +232,17 @@ def native_available() -> bool:
 
 
 def _stress(
-    virial: Float64[Tensor, "graphs 3 3"], cell: Float64[Tensor, "graphs 3 3"], pbc: Bool[Tensor, "graphs 3"]
-) -> Float64[Tensor, "graphs 3 3"]:
+    virial: Float64[ndarray, "graphs 3 3"],
+    cell: Float64[ndarray, "graphs 3 3"],
+    pbc: Bool[ndarray, "graphs 3"],
+) -> Float64[ndarray, "graphs 3 3"]:
     """σ = sym(Σ_e r_e ⊗ ∂E/∂r_e) / V; NaN where there is no volume."""
-    volume = torch.linalg.det(cell).abs()
-    periodic = pbc.all(1) & (volume > 0)
-    return torch.where(periodic, 1 / volume, torch.nan)[:, None, None] * 0.5 * (virial + virial.mT)
+    volume = np.abs(np.linalg.det(cell))
+    volume[~pbc.all(1) | (volume == 0)] = np.nan
+    return 0.5 * (virial + virial.transpose(0, 2, 1)) / volume[:, None, None]
 
 
-def _joined(structures: Sequence[Atoms], cutoff: float) -> tuple[Tensor, ...]:
+def _joined(structures: Sequence[Atoms], cutoff: float) -> tuple[Any, ...]:
     """Arguments of `CompiledPotential.evaluate_arrays` for a batch of structures."""
     columns: list[tuple[Any, ...]] = []
     first = 0
@@ -261,4 +254,4 @@ def _joined(structures: Sequence[Atoms], cutoff: float) -> tuple[Tensor, ...]:
             (numbers, atoms.positions, cell[None], pbc[None], batch, neighbor + first, center + first, shift)
         )
         first += len(atoms)
-    return tuple(torch.from_numpy(np.concatenate(parts)) for parts in zip(*columns, strict=True))
+    return tuple(np.concatenate(parts) for parts in zip(*columns, strict=True))

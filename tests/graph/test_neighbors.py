@@ -206,3 +206,34 @@ def test_skinned_list_refuses_nan_and_negative_skin():
         SkinnedNeighbors(4.0, -0.1)
     with pytest.raises(DataError, match="finite"):
         SkinnedNeighbors(4.0)(np.full((1, 3), np.nan), np.zeros((3, 3)), np.zeros(3, dtype=bool))
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+@pytest.mark.parametrize("name", ["nacl_2x2x2", "skewed_cell", "slab_with_tilted_third_vector"])
+def test_pairs_contain_the_list_and_closest_is_its_shortest_distance(name, wrap, rng):
+    atoms = CASES[name].copy()
+    cell, pbc = np.asarray(atoms.cell.array), np.asarray(atoms.pbc)
+    neighbors = SkinnedNeighbors(4.0, 0.6)
+    for _ in range(20):
+        atoms.positions += rng.normal(size=atoms.positions.shape) * 0.04
+        if wrap:
+            atoms.wrap()
+        j, i, shift = neighbors.pairs(atoms.positions, cell, pbc)
+        distance = np.linalg.norm(atoms.positions[j] - atoms.positions[i] + shift @ cell, axis=1)
+        wanted = neighbor_list(atoms.positions, cell, pbc, 4.0)
+        for got, want in zip((j, i, shift), wanted, strict=True):
+            np.testing.assert_array_equal(got[distance < 4.0], want)
+        assert len(j) > len(wanted[0])
+        assert neighbors.closest() == pytest.approx(distance.min(), abs=1e-12)
+    assert neighbors.builds < 20
+
+
+def test_closest_is_infinite_without_a_pair_within_the_cutoff():
+    neighbors, cell, pbc = SkinnedNeighbors(4.0, 0.5), np.zeros((3, 3)), np.zeros(3, dtype=bool)
+    assert neighbors.closest() == np.inf
+    neighbors(np.array([[0.0, 0, 0], [4.2, 0, 0]]), cell, pbc)
+    assert neighbors.closest() == np.inf
+    neighbors(np.array([[0.0, 0, 0], [3.99, 0, 0]]), cell, pbc)
+    assert neighbors.closest() == pytest.approx(3.99)
+    neighbors(np.zeros((1, 3)), cell, pbc)
+    assert neighbors.closest() == np.inf
