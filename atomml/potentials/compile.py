@@ -62,7 +62,7 @@ def compile_potential(
         CheckError: an error is above its tolerance.
     """
     _require_tdn(potential)
-    exact = deepcopy(potential).double().eval()
+    exact = deepcopy(potential).cpu().double().eval()
     given = structures is not None
     structures = sample_structures(potential.elements) if structures is None else list(structures)
     truth = exact.predict(structures)

@@ -122,7 +122,7 @@ def _show(result: dict[str, Any], compiled: CompiledPotential) -> None:
     console.print(
         f"speed: {speed['source_us_per_atom']:.3g} → {speed['compiled_us_per_atom']:.3g} µs per atom"
         f" ({speed['ratio']:.1f} times), energy, forces and stress of {speed['atoms']} atoms with"
-        f" {speed['neighbors']:.0f} neighbours, {speed['threads']} threads, engine {speed['engine']}",
+        f" {speed['neighbors']:.0f} neighbours, threads: {speed['threads']}, engine: {speed['engine']}",
         soft_wrap=True,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -102,10 +103,9 @@ class CompiledPotential(Potential):
 
     @property
     def engine(self) -> Engine:
-        """What evaluates: as chosen with `use_engine`, else ``native`` on a CPU where it exists."""
-        if self._wanted is not None:
-            return self._wanted
-        return "native" if self.device.type == "cpu" and native_available() else "torch"
+        """What evaluates: ``native`` on a CPU where it exists, unless `use_engine` chose ``torch``."""
+        possible = self.device.type == "cpu" and (self._wanted == "native" or native_available())
+        return "native" if possible and self._wanted != "torch" else "torch"
 
     def use_engine(self, engine: str) -> CompiledPotential:
         """Choose ``native``, ``torch`` or ``auto`` from now on; returns the potential itself.
@@ -221,6 +221,7 @@ class CompiledPotential(Potential):
         return {**self.__dict__, "_native": None}  # addresses must not be copied
 
 
+@cache
 def native_available() -> bool:
     """Whether the package was built with its native evaluator."""
     try:

@@ -29,7 +29,7 @@ def test_a_model_is_compiled_and_reported(model, tmp_path):
     out, report = tmp_path / "fast.safetensors", tmp_path / "report.json"
     result = run("compile", model, out, "--json", report)
     assert result.exit_code == 0, result.output
-    for text in ("table alone", "eV/atom", "knots:", "MB", "µs per atom", "threads"):
+    for text in ("table alone", "eV/atom", "knots:", "MB", "µs per atom", "threads:"):
         assert text in result.output
     numbers = json.loads(report.read_text())
     assert numbers["bytes"] == out.stat().st_size
