@@ -1,6 +1,7 @@
 """Compiling: tables as fine as the tolerances need, measured errors, refusals, model files."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,3 +170,11 @@ def test_a_file_without_its_tables_is_inconsistent(compiled, tmp_path, monkeypat
     path = save_model(compiled, tmp_path / "m.safetensors")
     with pytest.raises(ModelFileError, match=r"inconsistent: 'tables\.0\.values'"):
         load_model(path)
+
+
+def test_a_compiled_file_from_the_past_gives_the_numbers_recorded_with_it():
+    golden = Path(__file__).parent / "golden"
+    recorded = json.loads((golden / "tdn_compiled_v2.json").read_text())
+    prediction = load_model(golden / "tdn_compiled_v2.safetensors").predict(molecule("CH3CH2OH"))[0]
+    assert prediction.energy == pytest.approx(recorded["energy"], abs=1e-5)
+    np.testing.assert_allclose(prediction.forces, recorded["forces"], atol=1e-5)
