@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,10 +25,11 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from atomml.kernels.cp_factors import load_factors, load_group_factors
+from atomml.kernels.coupling import Grouping
+from atomml.kernels.cp_factors import load_group_factors
 from atomml.kernels.sparse_coupling import sparse_coupling
 from atomml.kernels.triton import cg, cp_kernels
-from atomml.kernels.triton.cp import UNROLL
+from atomml.kernels.triton.cp import MAX_REGISTERS, UNROLL
 from atomml.kernels.triton.launch import OPTIONS, Kernel
 from atomml.kernels.triton.tiles import (
     Device,
@@ -61,6 +62,7 @@ class Launch(NamedTuple):
     tiles: Tiles
     kernel: Kernel
     constants: dict[str, Any]
+    options: dict[str, Any]
 
 
 class Resources(NamedTuple):
@@ -87,13 +89,11 @@ def launches(lmax: int, channels: int, dtype: str) -> Iterator[Launch]:
 
 
 def _cp_launches(lmax: int, channels: int, dtype: str) -> Iterator[Launch]:
-    common = {"C": channels, "ACC": _accumulator(dtype)}
-    for grouping in ("fused", "per_path") if lmax <= 3 else ("fused",):
-        fused = grouping == "fused"
-        groups = (
-            load_factors(lmax, "cg_even") if fused else load_group_factors(lmax, "cg_even", "per_path")
-        ).groups
-        shape = {"R": sum(groups), "GROUP_ENDS": tuple(accumulate(groups))}
+    common, options = {"C": channels, "ACC": _accumulator(dtype)}, {"maxnreg": MAX_REGISTERS}
+    groupings: tuple[Grouping, ...] = ("fused", "per_path") if lmax <= 3 else ("fused",)
+    for grouping in groupings:
+        groups = load_group_factors(lmax, "cg_even", grouping).groups
+        shape = {"R": sum(groups), "G": len(groups)}
         for tiles in _distinct(
             cp_node_tiles(*graph, sum(groups), channels, _SIZES[dtype], H100) for graph in GRAPHS
         ):
@@ -101,13 +101,13 @@ def _cp_launches(lmax: int, channels: int, dtype: str) -> Iterator[Launch]:
             for operator, ordered in (("conv", False), ("conv_p", True)):
                 constants = common | shape | blocks | {"ORDERED": ordered}
                 name = f"{operator} {grouping}"
-                yield Launch(name, lmax, channels, dtype, tiles, cp_kernels.node_kernel, constants)
+                yield Launch(name, lmax, channels, dtype, tiles, cp_kernels.node_kernel, constants, options)
         tiles = cp_edge_tiles(GRAPHS[0][1], channels, _SIZES[dtype], H100)
         blocks = {"BE": tiles.edges, "BC": tiles.channels, "UNROLL": UNROLL}
         for operator, with_q, with_w in (("q", True, False), ("w", False, True), ("qw", True, True)):
             constants = common | shape | blocks | {"WITH_Q": with_q, "WITH_W": with_w}
             name = f"conv_{operator} {grouping}"
-            yield Launch(name, lmax, channels, dtype, tiles, cp_kernels.edge_kernel, constants)
+            yield Launch(name, lmax, channels, dtype, tiles, cp_kernels.edge_kernel, constants, options)
 
 
 def _cg_launches(lmax: int, channels: int, dtype: str) -> Iterator[Launch]:
@@ -120,16 +120,13 @@ def _cg_launches(lmax: int, channels: int, dtype: str) -> Iterator[Launch]:
         for name, adjoint in (("cg_conv", False), ("cg_conv_x", True)):
             for kernel in cg.node_kernels(coupling, adjoint):
                 constants = common | blocks | {"ORDERED": adjoint}
-                yield Launch(name, lmax, channels, dtype, tiles, kernel, constants)
+                yield Launch(name, lmax, channels, dtype, tiles, kernel, constants, {})
     tiles = cg_edge_tiles(GRAPHS[0][1], coupling.dim_x, channels, _SIZES[dtype], H100)
     for operator, with_y, with_w in (("y", True, False), ("w", False, True), ("yw", True, True)):
-        constants = common | {
-            "BE": tiles.edges,
-            "BC": tiles.channels,
-            "WITH_Y": with_y,
-            "WITH_W": with_w,
-        }
-        yield Launch(f"cg_conv_{operator}", lmax, channels, dtype, tiles, cg.edge_kernel(coupling), constants)
+        blocks = {"BE": tiles.edges, "BC": tiles.channels}
+        constants = common | blocks | {"WITH_Y": with_y, "WITH_W": with_w}
+        name = f"cg_conv_{operator}"
+        yield Launch(name, lmax, channels, dtype, tiles, cg.edge_kernel(coupling), constants, {})
 
 
 def resources(launch: Launch, capability: int) -> Resources:
@@ -142,7 +139,7 @@ def resources(launch: Launch, capability: int) -> Resources:
     compiled = triton.compile(
         ASTSource(function, signature, launch.constants, aligned),
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": launch.tiles.warps, **OPTIONS},
+        options={"num_warps": launch.tiles.warps, **OPTIONS, **launch.options},
     )
     usage = _usage(compiled.asm["cubin"])
     return Resources(
@@ -160,6 +157,8 @@ def _type_of(name: str, launch: Launch) -> str:
         return "constexpr"
     if name in _COUNTS:
         return "i32"
+    if name == "group":
+        return "*i32"
     return "*i64" if name in _INDICES else f"*{launch.dtype}"
 
 
@@ -193,7 +192,7 @@ def markdown(rows: Sequence[Resources]) -> str:
     ]
     for key, same in groupby(sorted(rows, key=lambda row: row[:9]), key=lambda row: row[:8]):
         name, lmax, channels, dtype, *block, warps = key
-        cells = {}
+        cells: dict[int, tuple[int, int, int]] = {}
         for row in same:  # a kernel in several parts: the worst of them
             usage = (row.registers, row.spilled, row.shared)
             cells[row.capability] = max(cells.get(row.capability, usage), usage)

@@ -6,7 +6,7 @@ The equations are in `atomml.kernels.reference`, the kernels in `atomml.kernels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from functools import lru_cache
 
 import torch
 
@@ -21,6 +21,9 @@ __all__ = ["conv", "conv_p", "conv_q", "conv_qw", "conv_w", "mix"]
 
 UNROLL = 4
 """Ranks whose loads are in flight together in ``edge_kernel``."""
+
+MAX_REGISTERS = 168
+"""Registers that a thread may take: without it the compiler spills a few to fit more programs on the device."""
 
 
 def conv(p: Nodes, q: Ranks, w: Weights, index: EdgeIndex, groups: Sequence[int]) -> Nodes:
@@ -75,15 +78,17 @@ def _sum_at_nodes(
         p,
         out,
         *_contiguous(p, q, w, row_ptr, source if order is None else order, source),
+        group_map(tuple(groups), p.device),
         tiles.items,
         C=channels,
         R=p.shape[1],
-        GROUP_ENDS=tuple(accumulate(groups)),
+        G=len(groups),
         ORDERED=order is not None,
         ACC=accumulator(p.dtype),
         BE=tiles.edges,
         BR=tiles.ranks,
         BC=tiles.channels,
+        maxnreg=MAX_REGISTERS,
     )
     return out
 
@@ -108,17 +113,26 @@ def _at_edges(
         p,
         *[p if result is None else result for result in (q_bar, w_bar)],
         *_contiguous(p, p if q is None else q, p if w is None else w, s, index.neighbor, index.center),
+        group_map(tuple(groups), p.device),
         n_edges,
         C=channels,
         R=rank,
-        GROUP_ENDS=tuple(accumulate(groups)),
+        G=len(groups),
         WITH_Q=q_bar is not None,
         WITH_W=w_bar is not None,
         ACC=accumulator(p.dtype),
         BE=tiles.edges,
         BC=tiles.channels,
         UNROLL=UNROLL,
+        maxnreg=MAX_REGISTERS,
     )
+
+
+@lru_cache(maxsize=64)
+def group_map(groups: tuple[int, ...], device: torch.device) -> Tensor:
+    """Group of every rank, and -1 after the last; kept, since to copy it to a GPU takes longer than to use it."""
+    of_rank = [g for g, size in enumerate(groups) for _ in range(size)]
+    return torch.tensor([*of_rank, -1], dtype=torch.int32, device=device)
 
 
 def _contiguous(*tensors: Tensor) -> list[Tensor]:

@@ -3,6 +3,7 @@
 Both kernels walk over work items in a loop with the stride of the grid, so that the same code serves one item
 per program and persistent programs. No kernel adds to memory that another one writes: results do not
 depend on the order in which programs run. Products are taken in ``ACC`` (float32, or float64 for float64).
+``group`` holds g(r) of every rank and one number more that differs from the last.
 
 Functions of ``triton.language.standard`` are avoided: they are compiled functions that the interpreter can
 only call when it was chosen before Triton was imported.
@@ -24,10 +25,11 @@ def node_kernel(
     row_ptr: tl.tensor,
     order: tl.tensor,
     source: tl.tensor,
+    group: tl.tensor,
     n_items: int,
     C: tl.constexpr,
     R: tl.constexpr,
-    GROUP_ENDS: tl.constexpr,
+    G: tl.constexpr,
     ORDERED: tl.constexpr,
     ACC: tl.constexpr,
     BE: tl.constexpr,
@@ -40,7 +42,6 @@ def node_kernel(
     the edges of node n are ``order[row_ptr[n]:row_ptr[n+1]]`` (the transpose), otherwise these numbers
     themselves.
     """
-    G: tl.constexpr = len(GROUP_ENDS)
     TILES_C: tl.constexpr = (C + BC - 1) // BC
     TILES: tl.constexpr = TILES_C * ((R + BR - 1) // BR)
     for item in range(tl.program_id(0), n_items, tl.num_programs(0)):
@@ -50,9 +51,8 @@ def node_kernel(
         c = (tile % TILES_C) * BC + tl.arange(0, BC)
         inside = (r < R)[:, None] & (c < C)[None, :]
         offset = r[:, None] * C + c[None, :]
-        group = tl.full((BR,), 0, tl.int32)
-        for g in tl.static_range(G - 1):
-            group += (r >= GROUP_ENDS[g]).to(tl.int32)
+        if G > 1:
+            group_offset = tl.load(group + r, mask=r < R, other=0)[:, None] * C + c[None, :]
         total = tl.full((BE, BR, BC), 0, ACC)
         end = tl.load(row_ptr + node + 1)
         for first in range(tl.load(row_ptr + node), end, BE):
@@ -67,7 +67,7 @@ def node_kernel(
                     w + e[:, None] * C + c[None, :], mask=is_edge[:, None] & (c < C)[None, :], other=0
                 )[:, None, :]
             else:
-                weight = e[:, None, None] * (G * C) + (group[:, None] * C + c[None, :])[None, :, :]
+                weight = e[:, None, None] * (G * C) + group_offset[None, :, :]
                 w_e = tl.load(w + weight, mask=is_edge[:, None, None] & inside[None, :, :], other=0)
             feature = j[:, None, None] * (R * C) + offset[None, :, :]
             p_j = tl.load(p + feature, mask=is_edge[:, None, None] & inside[None, :, :], other=0)
@@ -86,10 +86,11 @@ def edge_kernel(
     s: tl.tensor,
     neighbor: tl.tensor,
     center: tl.tensor,
+    group: tl.tensor,
     n_edges: int,
     C: tl.constexpr,
     R: tl.constexpr,
-    GROUP_ENDS: tl.constexpr,
+    G: tl.constexpr,
     WITH_Q: tl.constexpr,
     WITH_W: tl.constexpr,
     ACC: tl.constexpr,
@@ -102,11 +103,11 @@ def edge_kernel(
     q_out[e, r]    = Σ_c       w[e, g(r), c] · u[r, c]
     w_out[e, g, c] = Σ_{r ∈ g} q[e, r] · u[r, c]
 
-    Ranks are taken one after the other: a sum over ranks stays in a register, and a sum over channels
-    crosses the lanes of one row only.
+    Ranks are taken one after the other: a sum over ranks stays in a register until its group ends, and a sum
+    over channels crosses the lanes of one row only.
     """
-    G: tl.constexpr = len(GROUP_ENDS)
     c = tl.arange(0, BC)[None, :]
+    one = tl.full((1, 1), 0, tl.int32)  # a number as a block, so that it combines with masks
     for item in range(tl.program_id(0), (n_edges + BE - 1) // BE, tl.num_programs(0)):
         e = tl.cast(item, tl.int64) * BE + tl.arange(0, BE)
         is_edge = e < n_edges
@@ -115,20 +116,28 @@ def edge_kernel(
         i = tl.load(center + e, mask=is_edge, other=0)
         p_j = p + j[:, None] * (R * C) + c
         s_i = s + i[:, None] * (R * C) + c
-        for g in tl.static_range(G):
-            weight = e[:, None] * (G * C) + g * C + c
+        weight = e[:, None] * (G * C) + c
+        if WITH_Q and G == 1:
+            w_e = tl.load(w + weight, mask=inside, other=0).to(ACC)
+        if WITH_W:
+            w_bar = tl.full((BE, BC), 0, ACC)
+        for r in tl.range(0, R, loop_unroll_factor=UNROLL):
+            u = tl.load(p_j + r * C, mask=inside, other=0).to(ACC)
+            u *= tl.load(s_i + r * C, mask=inside, other=0).to(ACC)
+            if G > 1:
+                g = tl.load(group + r + one)
             if WITH_Q:
-                w_e = tl.load(w + weight, mask=inside, other=0).to(ACC)
+                if G > 1:
+                    w_e = tl.load(w + weight + g * C, mask=inside, other=0).to(ACC)
+                q_bar = tl.reduce(w_e * u, 1, tl.standard._sum_combine)
+                tl.store(q_out + e * R + r, q_bar.to(q_out.dtype.element_ty), mask=is_edge)
             if WITH_W:
-                w_bar = tl.full((BE, BC), 0, ACC)
-            for r in tl.range(GROUP_ENDS[g - 1] if g > 0 else 0, GROUP_ENDS[g], loop_unroll_factor=UNROLL):
-                u = tl.load(p_j + r * C, mask=inside, other=0).to(ACC)
-                u *= tl.load(s_i + r * C, mask=inside, other=0).to(ACC)
-                if WITH_W:
-                    q_e = tl.load(q + e * R + r, mask=is_edge, other=0).to(ACC)
-                    w_bar += q_e[:, None] * u
-                if WITH_Q:
-                    q_bar = tl.reduce(w_e * u, 1, tl.standard._sum_combine)
-                    tl.store(q_out + e * R + r, q_bar.to(q_out.dtype.element_ty), mask=is_edge)
-            if WITH_W:
-                tl.store(w_out + weight, w_bar.to(w_out.dtype.element_ty), mask=inside)
+                q_e = tl.load(q + e * R + r, mask=is_edge, other=0).to(ACC)
+                w_bar += q_e[:, None] * u
+                if G > 1:
+                    is_last = tl.load(group + r + 1 + one) != g
+                    target = w_out + weight + g * C
+                    tl.store(target, w_bar.to(w_out.dtype.element_ty), mask=inside & is_last)
+                    w_bar = tl.where(is_last, 0.0, w_bar)
+        if WITH_W and G == 1:
+            tl.store(w_out + weight, w_bar.to(w_out.dtype.element_ty), mask=inside)

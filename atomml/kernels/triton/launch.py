@@ -45,7 +45,10 @@ _ACCUMULATORS = {
 def launch(
     kernel: Kernel, programs: int, warps: int, like: Tensor, *arguments: Any, **constants: Any
 ) -> None:
-    """Run ``programs`` programs of a kernel on the device of ``like``; none where there is nothing to do."""
+    """Run ``programs`` programs of a kernel on the device of ``like``; none where there is nothing to do.
+
+    Options of the compiler are named like constants; the interpreter ignores them.
+    """
     if programs == 0:
         return
     runnable = _runnable(kernel, like.device.type)
