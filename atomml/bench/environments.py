@@ -26,7 +26,11 @@ PEERS: dict[str, tuple[str, ...]] = {
 }
 """What pip installs for each peer."""
 
-_VERSIONS = "import json, sys; from importlib.metadata import version; print(json.dumps([version(n) for n in sys.argv[1:]]))"
+_VERSIONS = """
+import json, sys
+from importlib.metadata import version
+print(json.dumps([version(name) for name in sys.argv[1:]]))
+"""
 _TAIL = 600
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +17,12 @@ from atomml.bench.kernel_cases import E3NN, PER_PATH, LocalCase, agreement, case
 from atomml.bench.predictions import predicted_seconds
 from atomml.bench.process import WORKERS, PeerError, Worker
 from atomml.bench.rounds import Case, Seconds, interleave, ratio
-from atomml.bench.workers.convolution_modes import MODES
+from atomml.bench.settings import KernelSettings
 
-__all__ = ["KernelSettings", "measure_kernels"]
+__all__ = ["measure_kernels"]
 
 CUEQUIVARIANCE = "cuequivariance"
 SEED = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class KernelSettings:
-    """What to measure.
-
-    Attributes:
-        lmax: degrees L, one after the other.
-        modes: of `workers.convolution_modes.MODES`.
-        channels, edges, degree: C, E, and neighbours per atom.
-        device, dtype, threads: where and how.
-        rounds: interleaved rounds.
-        slot: seconds that one measurement lasts at least.
-        peers: other libraries with processes of their own: ``cuequivariance``. e3nn is always measured.
-    """
-
-    lmax: tuple[int, ...] = (1, 2, 3)
-    modes: tuple[str, ...] = MODES
-    channels: int = 64
-    edges: int = 9996
-    degree: int = 28
-    device: str = "cpu"
-    dtype: str = "float32"
-    threads: int = 1
-    rounds: int = 9
-    slot: float = 0.2
-    peers: tuple[str, ...] = (CUEQUIVARIANCE,)
 
 
 def measure_kernels(

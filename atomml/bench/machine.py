@@ -34,6 +34,7 @@ INTERESTING_FLAGS = (
 )
 REPEATS = 5
 STREAM_NUMBERS = 1 << 25  # 128 MiB of float32: far beyond any cache
+PEAK_STEPS = 20_000_000
 CHAINS = 12  # enough independent multiply-adds to hide their latency
 
 
@@ -82,7 +83,6 @@ def _multiply_add_peak(threads: int) -> float | None:
     if compiler is None or platform.machine() not in ("x86_64", "AMD64"):
         return None
     width = {"avx512": 64, "avx2": 32}.get(variant() or "", 16)
-    count = 20_000_000
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "peak.c", Path(folder) / "peak.so"
         source.write_text(_multiply_adds(width), encoding="utf-8")
@@ -102,8 +102,8 @@ def _multiply_add_peak(threads: int) -> float | None:
         peak = ctypes.CDLL(str(target)).atomml_peak
         peak.argtypes, peak.restype = [ctypes.c_long], ctypes.c_double
         with ThreadPoolExecutor(threads) as pool:  # ctypes releases the interpreter's lock
-            best = _best(lambda: list(pool.map(peak, [count] * threads)), "cpu")
-    return threads * count * CHAINS * (width // 4) * 2 / best / 1e9
+            best = _best(lambda: list(pool.map(peak, [PEAK_STEPS] * threads)), "cpu")
+    return threads * PEAK_STEPS * CHAINS * (width // 4) * 2 / best / 1e9
 
 
 def _multiply_adds(width: int) -> str:
@@ -151,10 +151,10 @@ def _commit() -> str | None:
     git, root = shutil.which("git"), Path(__file__).parents[2]
     if git is None or not (root / ".git").exists():
         return None
-    answers = [
-        subprocess.run(
-            [git, "-C", str(root), *words], capture_output=True, text=True, check=False
-        ).stdout.strip()  # noqa: S603
-        for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-    ]
-    return answers[0] + ("+" if answers[1] else "") or None
+
+    def answer(*words: str) -> str:
+        command = [git, "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
+
+    changed = answer("status", "--porcelain", "--untracked-files=no")
+    return answer("rev-parse", "--short", "HEAD") + ("+" if changed else "") or None

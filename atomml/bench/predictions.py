@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
-
 from atomml.bench.kernel_cases import LocalCase
 
 __all__ = ["predicted_seconds"]
@@ -13,4 +10,5 @@ MODEL = "atomml.kernels.cost_model"
 
 
 def predicted_seconds(case: LocalCase, lmax: int, mode: str, channels: int, edges: int) -> float | None:
+    """Seconds of the model in `atomml.kernels.cost_model`; None where it has no answer."""
     return None

@@ -42,7 +42,7 @@ class Worker:
     ) -> None:
         self.name, self.patience = name, patience
         self.parts: dict[str, float] = {}
-        self._log = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")
+        self._log = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (see close)
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
         environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
         try:
@@ -102,7 +102,7 @@ class Worker:
         self._log.close()
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None  # noqa: S101 (opened as a pipe)
+        assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
         except (BrokenPipeError, ValueError):
@@ -113,20 +113,21 @@ class Worker:
         return reply
 
     def _line(self) -> bytes:
-        """One line of the process, however slowly it comes."""
-        assert self._process.stdout is not None  # noqa: S101 (opened as a pipe)
+        """The next answer, however slowly it comes; what a library prints while it is imported is skipped."""
+        assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
-            line = b""
-            while not line.endswith(b"\n"):
+            text = b""
+            while not (text.endswith(b"\n") and text.splitlines()[-1].startswith(b"{")):
                 if not selector.select(self.patience):
                     raise PeerError(f"{self.name} gave no answer for {self.patience:g} s.")
                 part = os.read(self._process.stdout.fileno(), 65536)
                 if not part:
                     raise PeerError(f"The process of {self.name} has ended.", where=self._last_words())
-                line += part
-        return line
+                text += part
+        return text.splitlines()[-1]
 
     def _last_words(self) -> str:
+        code = self._process.wait(timeout=5)
         self._log.seek(0)
-        return " … " + self._log.read()[-_TAIL:].strip()
+        return f"exit code {code}; … {self._log.read()[-_TAIL:].strip()}"

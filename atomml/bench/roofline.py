@@ -41,8 +41,8 @@ class Size:
 class Work:
     """Operations and bytes of one run."""
 
-    flops: float
-    bytes: float
+    flops: int
+    bytes: int
 
 
 def per_path_work(coupling: SparseCoupling, size: Size, mode: str) -> Work:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,7 @@ __all__ = ["Case", "Ratio", "interleave", "ratio"]
 Seconds = Float64[ndarray, " rounds"]
 
 
+@runtime_checkable
 class Case(Protocol):
     """Something that can be run many times."""
 

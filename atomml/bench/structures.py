@@ -38,8 +38,8 @@ def octanol() -> Atoms:
     symbols, positions = ["C"] * 8 + ["O"], list(heavy)
     for k in range(8):
         away = -1.0 if k % 2 == 0 else 1.0
-        for side in (-1.0, 1.0):
-            positions.append(heavy[k] + CH * np.array([0.0, away * np.cos(half), side * np.sin(half)]))
+        arms = np.array([[0.0, away * np.cos(half), side * np.sin(half)] for side in (-1.0, 1.0)])
+        positions.extend(heavy[k] + CH * arms)
     ends = [(0, -1.0, 1.0, CH), (8, 1.0, 1.0, OH)]
     for k, along, across, length in ends:
         positions.append(heavy[k] + length * np.array([along * np.sin(half), across * np.cos(half), 0.0]))

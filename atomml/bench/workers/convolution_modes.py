@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["MODES", "random_edges", "timed"]
 
-MODES = ("forward", "backward", "double")
+MODES: tuple[str, ...] = ("forward", "backward", "double")
 """``forward``: f without a graph; ``backward``: f and its gradients in x, y, w; ``double``: f, these gradients
 with a graph, and the gradients of them in x, y, w and the cotangent, as training on forces needs them."""
 
@@ -39,7 +39,7 @@ def timed(mode: str, f: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Call
 
 
 def random_edges(edges: int, degree: int, seed: int) -> tuple[Tensor, Tensor, int]:
-    """Neighbour [edges], centre [edges] (sorted) and number of atoms, each centre with ``degree`` random neighbours."""
+    """Neighbour [edges], centre [edges] (sorted) and number of atoms; ``degree`` random neighbours of each centre."""
     atoms = max(1, edges // degree)
     generator = torch.Generator().manual_seed(seed)
     center = torch.arange(atoms).repeat_interleave(degree)[:edges]

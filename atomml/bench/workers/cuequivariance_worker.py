@@ -18,10 +18,8 @@ def prepare(task: dict[str, Any], parts: Parts) -> tuple[Run, dict[str, Any]]:
     """The timed function of one mode and degree; every path has an output of its own, unlike those of e3nn here."""
     torch.set_num_threads(task["threads"])
     lmax, channels, device = task["lmax"], task["channels"], torch.device(task["device"])
-    neighbor, center, atoms = (
-        value.to(device) if isinstance(value, Tensor) else value
-        for value in random_edges(task["edges"], task["degree"], task["seed"])
-    )
+    neighbor, center, atoms = random_edges(task["edges"], task["degree"], task["seed"])
+    neighbor, center = neighbor.to(device), center.to(device)
     degrees = [f"{degree}{'eo'[degree % 2]}" for degree in range(lmax + 1)]
     product = cuet.ChannelWiseTensorProduct(
         cue.Irreps("O3", "+".join(f"{channels}x{degree}" for degree in degrees)),
@@ -38,15 +36,23 @@ def prepare(task: dict[str, Any], parts: Parts) -> tuple[Run, dict[str, Any]]:
         message = product(x.index_select(0, neighbor), y, w)
         return message.new_zeros((atoms, message.shape[1])).index_add(0, center, message)
 
-    sizes = (
-        (atoms, product.irreps_in1.dim),
-        (len(center), product.irreps_in2.dim),
-        (len(center), product.weight_numel),
-    )
-    inputs = [torch.randn(size, dtype=getattr(torch, task["dtype"]), device=device) for size in sizes]
+    dtype = getattr(torch, task["dtype"])
+    inputs = [
+        torch.randn(rows, columns, dtype=dtype, device=device)
+        for rows, columns in (
+            (atoms, product.irreps_in1.dim),
+            (len(center), product.irreps_in2.dim),
+            (len(center), product.weight_numel),
+        )
+    ]
     run = timed(task["mode"], convolution, inputs)
+
+    def run_to_end() -> None:
+        run()
+        torch.cuda.synchronize()
+
     facts = {"versions": {"cuequivariance": cuet.__version__, "torch": torch.__version__}}
-    return (run if device.type == "cpu" else lambda: (run(), torch.cuda.synchronize())), facts
+    return (run if device.type == "cpu" else run_to_end), facts
 
 
 if __name__ == "__main__":
