@@ -4,19 +4,14 @@ The extension is optional: without a C++ compiler the package installs and compu
 """
 
 import platform
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-SOURCES = [f"atomml/kernels/cpu/src/{name}.cpp" for name in ("processor", "cp", "cg")]
-HEADERS = [f"atomml/kernels/cpu/src/{name}" for name in (
-        "api.h",
-        "cg.hpp",
-        "coupling.hpp",
-        "cp.hpp",
-        "parallel.hpp",
-        "simd.hpp",
-    )]
+FOLDER = Path("atomml/kernels/cpu/src")
+SOURCES = sorted(str(path) for path in FOLDER.glob("*.cpp"))
+HEADERS = sorted(str(path) for pattern in ("*.h", "*.hpp") for path in FOLDER.glob(pattern))
 COMMON = ["-std=c++17", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast", "-pthread"]
 VARIANTS = {"portable": []}
 if platform.machine().lower() in ("x86_64", "amd64"):

@@ -105,4 +105,12 @@ template <class T> INLINE T sum(Vec<T> x) {
 #endif
 }
 
+// out[k] (+)= sum of the lanes of x[k].
+template <class T, int N> INLINE void sums(const Vec<T> (&x)[N], T* out, bool add) {
+  UNROLL for (int k = 0; k < N; ++k) {
+    const T total = sum<T>(x[k]);
+    out[k] = add ? out[k] + total : total;
+  }
+}
+
 }  // namespace atomml
