@@ -33,7 +33,7 @@ def rattled(n, seed):
     found = []
     for k in range(n):
         atoms = bulk("LiCl", "rocksalt", rng.uniform(4.9, 5.8), cubic=True)
-        atoms.numbers = rng.choice([3, 9, 17, 35], len(atoms))
+        atoms.numbers[1::2] = rng.choice([9, 17, 35], len(atoms) // 2)
         atoms.rattle(rng.uniform(0.02, 0.15), seed=k)
         found.append(atoms)
     return found
@@ -73,7 +73,7 @@ def test_the_bundled_model_in_single_precision_says_the_same_on_a_hundred_struct
     potential = atomml.load("demo")
     result, structures = compile_potential(potential), rattled(100, seed=1)
     source = potential.predict(structures)
-    assert 5 < max(np.abs(b.forces).max() for b in source) < 50
+    assert 2 < max(np.abs(b.forces).max() for b in source) < 50
     for a, b in zip(result.predict(structures), source, strict=True):
         np.testing.assert_allclose(a.forces, b.forces, atol=1e-4)
         assert a.energy == pytest.approx(b.energy, abs=1e-5 * len(b.energies))
