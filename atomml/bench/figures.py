@@ -72,5 +72,5 @@ def _family(case: str) -> str:
     return case.partition(" R=")[0]
 
 
-def _columns(sweep: Result, *names: str) -> list[list[float]]:
+def _columns(sweep: Result, *names: str) -> list[list[Any]]:
     return [[row[name] for row in sweep["rows"]] for name in names]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from e3nn import o3
@@ -13,6 +13,7 @@ from torch import Tensor
 from atomml.bench.roofline import Size, Work, cp_work, per_path_work
 from atomml.bench.workers.convolution_modes import random_edges, timed
 from atomml.graph.atom_graph import EdgeIndex, transpose_index
+from atomml.kernels.cost_model import Mode, Shape, cg_convolution_cost, cp_convolution_cost, total
 from atomml.kernels.cp_factors import CPFactors, load_factors, load_group_factors
 from atomml.kernels.ops_cg import cg_conv
 from atomml.kernels.sparse_coupling import SparseCoupling, sparse_coupling
@@ -52,7 +53,8 @@ class LocalCase:
         run: runs it once.
         work: what it has to do at least.
         rank: R of a factorised convolution.
-        device: "cuda" waits for the GPU at the end.
+        device: "cpu", or the GPU to wait for at the end.
+        predicted: seconds on an H100 by `atomml.kernels.cost_model`; None for a kernel that is not ours.
     """
 
     name: str
@@ -60,6 +62,7 @@ class LocalCase:
     work: Work
     rank: int | None
     device: str
+    predicted: float | None
 
     def seconds(self, count: int) -> float:
         """Run ``count`` times and return the seconds that took."""
@@ -67,7 +70,7 @@ class LocalCase:
         for _ in range(count):
             self.run()
         if self.device != "cpu":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
         return time.perf_counter() - start
 
 
@@ -88,21 +91,25 @@ def problem(
     return Problem(lmax, x, y, EdgeIndex(*(column.to(device) for column in index)))
 
 
-def cases(p: Problem, mode: str) -> list[LocalCase]:
+def cases(p: Problem, mode: Mode) -> list[LocalCase]:
     """The per-path convolution by our kernel and by e3nn, and the factorised ones of the exact ranks."""
     coupling = sparse_coupling(p.lmax, "cg_even")
     w = p.weights(len(coupling.paths))
     exact = per_path_work(coupling, p.size, mode)
-    device = p.x.device.type
-    x = _to_e3nn(p.x)
+    device, shape = str(p.x.device), Shape(*astuple(p.size))
+    expected = total(cg_convolution_cost(mode, shape, coupling))
+    ours = timed(mode, _per_path(p, coupling), [p.x, p.y, w])
+    theirs = timed(mode, _e3nn(p, coupling), [_to_e3nn(p.x), p.y, w.flatten(1)])
     found = [
-        LocalCase(PER_PATH, timed(mode, _per_path(p, coupling), [p.x, p.y, w]), exact, None, device),
-        LocalCase(E3NN, timed(mode, _e3nn(p, coupling), [x, p.y, w.flatten(1)]), exact, None, device),
+        LocalCase(PER_PATH, ours, exact, None, device, expected),
+        LocalCase(E3NN, theirs, exact, None, device, None),
     ]
     for name, factors in _factors(p.lmax):
         module = CPConvolution(factors).to(p.x.device, p.x.dtype)
         run = timed(mode, _cp(module, p.index), [p.x, p.y, p.weights(len(factors.groups))])
-        found.append(LocalCase(name, run, cp_work(factors, p.size, mode), factors.rank, device))
+        (d, rank), groups = factors.a.shape, len(factors.groups)
+        expected = total(cp_convolution_cost(mode, shape, d, rank, groups))
+        found.append(LocalCase(name, run, cp_work(factors, p.size, mode), rank, device, expected))
     return found
 
 

@@ -14,10 +14,10 @@ import torch
 from atomml.bench import machine
 from atomml.bench.environments import environment
 from atomml.bench.kernel_cases import E3NN, PER_PATH, LocalCase, agreement, cases, problem
-from atomml.bench.predictions import predicted_seconds
 from atomml.bench.process import WORKERS, PeerError, Worker
 from atomml.bench.rounds import Case, Seconds, interleave, ratio
 from atomml.bench.settings import KernelSettings
+from atomml.kernels.cost_model import Mode
 
 __all__ = ["measure_kernels"]
 
@@ -60,7 +60,7 @@ def measure_kernels(
 
 
 def _measure(
-    lmax: int, mode: str, settings: KernelSettings, workers: Sequence[Worker], result: dict[str, Any]
+    lmax: int, mode: Mode, settings: KernelSettings, workers: Sequence[Worker], result: dict[str, Any]
 ) -> None:
     local = cases(_problem(settings, lmax), mode)
     ready: list[Case] = [*local]
@@ -76,7 +76,7 @@ def _measure(
     seconds = interleave(ready, rounds=settings.rounds, slot=settings.slot)
     by_name = {case.name: case for case in local}
     for name, values in seconds.items():
-        result["rows"].append(_row(lmax, mode, name, values, by_name.get(name), result["ceilings"], settings))
+        result["rows"].append(_row(lmax, mode, name, values, by_name.get(name), result["ceilings"]))
     for comparison, pairs in _comparisons(list(seconds)).items():
         for numerator, denominator in pairs:
             found = asdict(ratio(seconds, numerator, denominator))
@@ -101,17 +101,18 @@ def _row(
     values: Seconds,
     case: LocalCase | None,
     ceilings: dict[str, Any],
-    settings: KernelSettings,
 ) -> dict[str, Any]:
     median = float(np.median(values))
     row = {"lmax": lmax, "mode": mode, "case": name, "ms": 1e3 * median, "seconds": values.tolist()}
-    if case is None or mode == "double":
+    if case is None:
+        return row
+    if case.device != "cpu" and case.predicted is not None:
+        row["predicted_ms"] = 1e3 * case.predicted
+    if mode == "double":
         return row
     row |= {"rank": case.rank, "gflops": case.work.flops / median / 1e9}
     row["compute_fraction"] = row["gflops"] / ceilings["gflops"]
     row["memory_fraction"] = case.work.bytes / median / 1e9 / ceilings["gbytes"]
-    if settings.device != "cpu":
-        row["predicted_ms"] = predicted_seconds(case, lmax, mode, settings.channels, settings.edges)
     return row
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
-from atomml.bench.workers.convolution_modes import MODES
+from atomml.kernels.cost_model import Mode
 
 __all__ = ["KernelSettings", "PotentialSettings"]
 
@@ -16,7 +17,7 @@ class KernelSettings:
 
     Attributes:
         lmax: degrees L, one after the other.
-        modes: of `workers.convolution_modes.MODES`.
+        modes: see `workers.convolution_modes`.
         channels, edges, degree: C, E, and neighbours per atom.
         device, dtype, threads: where and how.
         rounds: interleaved rounds.
@@ -25,7 +26,7 @@ class KernelSettings:
     """
 
     lmax: tuple[int, ...] = (1, 2, 3)
-    modes: tuple[str, ...] = MODES
+    modes: tuple[Mode, ...] = get_args(Mode)
     channels: int = 64
     edges: int = 9996
     degree: int = 28

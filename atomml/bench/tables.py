@@ -28,12 +28,12 @@ def kernel_tables(result: Result) -> list[Table]:
     )
     caption = (
         f"ceilings {limits['gflops']:.0f} GFLOP/s ({limits['flops_by']}), {limits['gbytes']:.0f} GB/s; a fraction is"
-        " the time at the ceiling over the time taken"
+        " the time at the ceiling over the time taken,\nfor memory above 100 % where operands stay in a cache"
     )
     times = Table("L", "what", "case", title=title, caption=caption)
     columns = ["ms", "GFLOP/s", "of arithmetic", "of memory"]
     predicted = any("predicted_ms" in row for row in result["rows"])
-    for column in [*columns, *(["predicted ms"] if predicted else [])]:
+    for column in [*columns, *(["predicted ms, H100"] if predicted else [])]:
         times.add_column(column, justify="right")
     for row in result["rows"]:
         cells = [str(row["lmax"]), MODES[row["mode"]], row["case"], f"{row['ms']:.3g}"]

@@ -1,6 +1,7 @@
 """Convolutions: what is computed is the same, work is counted as stated, comparisons are kept apart."""
 
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from atomml.bench.kernel_cases import agreement, cases, problem
 from atomml.bench.process import PeerError
 from atomml.bench.roofline import Size, cp_work, floors, per_path_work
 from atomml.bench.settings import KernelSettings
-from atomml.bench.workers.convolution_modes import MODES, timed
+from atomml.bench.workers.convolution_modes import timed
+from atomml.kernels.cost_model import Mode
 from atomml.kernels.cp_factors import load_factors
 from atomml.kernels.sparse_coupling import sparse_coupling
 
@@ -41,7 +43,7 @@ def test_modes_give_all_derivatives():
     assert len(timed("double", torch.mul, [x, y])()) == 3  # of x, y and the cotangent
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", get_args(Mode))
 def test_every_case_runs(mode):
     found = cases(tiny(1), mode)
     assert [case.name for case in found] == [

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["MODES", "random_edges", "timed"]
-
-MODES: tuple[str, ...] = ("forward", "backward", "double")
-"""``forward``: f without a graph; ``backward``: f and its gradients in x, y, w; ``double``: f, these gradients
-with a graph, and the gradients of them in x, y, w and the cotangent, as training on forces needs them."""
+__all__ = ["random_edges", "timed"]
 
 
 def timed(mode: str, f: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Callable[[], object]:
-    """A function without arguments that does all of ``mode`` once."""
+    """A function without arguments that does all of ``mode`` once.
+
+    ``forward``: f without a graph; ``backward``: f and its gradients in x, y, w; ``double``: f, these gradients
+    with a graph, and the gradients of them in x, y, w and the cotangent, as training on forces needs them.
+    """
     leaves = [x.detach().requires_grad_(mode != "forward") for x in inputs]
     with torch.no_grad():
         cotangent = torch.randn_like(f(*leaves))
