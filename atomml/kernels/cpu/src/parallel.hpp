@@ -72,13 +72,14 @@ void parallel_rows(const int64_t* pointer, int64_t n, int threads, Body body) {
     if (error) std::rethrow_exception(error);
 }
 
+constexpr uintptr_t kLargePage = 1 << 21;
+
 // Fresh memory of a large result comes in pages that the system clears one by one: ask for large pages.
 template <class T> void will_write(T* result, int64_t n) {
 #if defined(__linux__)
-  constexpr uintptr_t page = 1 << 21;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(result) + page - 1) / page * page;
-  const uintptr_t end = reinterpret_cast<uintptr_t>(result + n) / page * page;
-  if (result && end > begin + page) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(result) + kLargePage - 1) / kLargePage * kLargePage;
+  const uintptr_t end = reinterpret_cast<uintptr_t>(result + n) / kLargePage * kLargePage;
+  if (result && end > begin + kLargePage) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
 }
 

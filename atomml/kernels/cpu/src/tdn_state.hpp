@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "harmonics.hpp"
+#include "parallel.hpp"
 #include "simd.hpp"
 #include "tdn_api.h"
 
@@ -18,9 +19,12 @@ template <class T> class Array {
   T* resize(size_t n) {
     if (n > capacity_) {
       release();
-      data_ = static_cast<T*>(std::aligned_alloc(64, (n * sizeof(T) + 127) / 64 * 64));
+      // large arrays on large pages: rows of neighbours lie anywhere in them
+      const size_t align = n * sizeof(T) < kLargePage ? 64 : kLargePage;
+      data_ = static_cast<T*>(std::aligned_alloc(align, (n * sizeof(T) + 64 + align - 1) / align * align));
       if (!data_) throw std::bad_alloc();
       capacity_ = n;
+      will_write(data_, int64_t(n));
     }
     return data_;
   }
