@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import torch
 from ase import Atoms
-from ase.stress import full_3x3_to_voigt_6_stress
 from torch_geometric.data import Data
 
 from atomml.errors import UnsupportedError
 from atomml.graph.neighbors import neighbor_list
 from atomml.nn.radial_table import RadialTable
 from atomml.potentials.potential import Potential
-from atomml.potentials.prediction import Prediction
 from atomml.potentials.tdn import TDN, TDNLayer
 from atomml.shapes import Bool, Float, Float64, Int64, Tensor, ndarray
 
@@ -196,21 +194,10 @@ class CompiledPotential(Potential):
         super().train(False)
         return self
 
-    def _predict_batch(self, structures: list[Atoms], forces: bool, stress: bool) -> Iterator[Prediction]:
+    def _evaluate(self, structures: list[Atoms], forces: bool, stress: bool) -> dict[str, Any]:
         if not self.takes_arrays:
-            yield from super()._predict_batch(structures, forces, stress)
-            return
-        out = self.evaluate_arrays(*_joined(structures, self.cutoff), stress=stress)
-        ends = np.cumsum([len(a) for a in structures])
-        for k, (end, a) in enumerate(zip(ends, structures, strict=True)):
-            rows = slice(end - len(a), end)
-            volume = stress and a.cell.rank == 3 and bool(a.pbc.all())
-            yield Prediction(
-                energy=float(out["energy"][k]),
-                energies=out["energies"][rows],
-                forces=out["forces"][rows] if forces else None,
-                stress=full_3x3_to_voigt_6_stress(out["stress"][k]) if volume else None,
-            )
+            return super()._evaluate(structures, forces, stress)
+        return self.evaluate_arrays(*_joined(structures, self.cutoff), stress=stress)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledPotential:  # type: ignore[override]
         self._native = None  # it holds the weights in their previous precision

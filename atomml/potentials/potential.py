@@ -160,10 +160,14 @@ class Potential(nn.Module):
             for prediction in self._predict_batch(chunk, forces, stress)
         ]
 
-    def _predict_batch(self, structures: list[Atoms], forces: bool, stress: bool) -> Iterator[Prediction]:
+    def _evaluate(self, structures: list[Atoms], forces: bool, stress: bool) -> dict[str, Any]:
+        """Arrays of a batch of structures, named as the tensors of `forward`."""
         graph = Batch.from_data_list([graph_from_ase(a, self.cutoff) for a in structures]).to(self.device)
         with torch.no_grad():
-            out = {k: v.cpu().numpy() for k, v in self(graph, forces=forces, stress=stress).items()}
+            return {k: v.cpu().numpy() for k, v in self(graph, forces=forces, stress=stress).items()}
+
+    def _predict_batch(self, structures: list[Atoms], forces: bool, stress: bool) -> Iterator[Prediction]:
+        out = self._evaluate(structures, forces, stress)
         ends = np.cumsum([len(a) for a in structures])
         for k, (end, a) in enumerate(zip(ends, structures, strict=True)):
             rows = slice(end - len(a), end)

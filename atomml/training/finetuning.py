@@ -42,12 +42,18 @@ def finetune(
         quiet: print nothing.
 
     Raises:
-        UnsupportedError: the new data has an element that the model does not know.
+        UnsupportedError: the new data has an element that the model does not know; a compiled model.
         ConfigError: the configuration cannot be used; a pattern that freezes nothing.
         AtommlError: everything that `atomml.train` raises.
     """
     settings, base = settings_of(FinetuneConfig, config, overrides)
     header = read_header(model)
+    if "compiled" in header:
+        raise UnsupportedError(
+            "A compiled model cannot be trained.",
+            where=str(model),
+            fix="finetune the model that it came from",
+        )
 
     def build(data: TrainingData, say: Say) -> Potential:
         potential = load_model(model)

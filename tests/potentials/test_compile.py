@@ -15,6 +15,8 @@ from atomml.potentials import load_model, model_file, read_header, save_model
 from atomml.potentials.compile import compile_potential, differences, weights_sha256
 from atomml.potentials.compile_structures import sample_structures
 from atomml.potentials.compiled import CompiledPotential, native_available
+from atomml.training import finetune
+from atomml.training.config import FinetuneConfig
 from tests.potentials.conftest import ELEMENTS, make_paper_potential, make_potential
 
 
@@ -178,3 +180,15 @@ def test_a_compiled_file_from_the_past_gives_the_numbers_recorded_with_it():
     prediction = load_model(golden / "tdn_compiled_v2.safetensors").predict(molecule("CH3CH2OH"))[0]
     assert prediction.energy == pytest.approx(recorded["energy"], abs=1e-5)
     np.testing.assert_allclose(prediction.forces, recorded["forces"], atol=1e-5)
+
+
+def test_finetuning_a_compiled_model_is_refused_before_data_are_read(compiled, tmp_path):
+    path = save_model(compiled, tmp_path / "m.safetensors")
+    config = {
+        "run_dir": str(tmp_path / "run"),
+        "data": {"train": str(tmp_path / "absent.extxyz")},
+        "epochs": 1,
+    }
+    with pytest.raises(UnsupportedError, match="cannot be trained"):
+        finetune(path, FinetuneConfig.model_validate(config), quiet=True)
+    assert not (tmp_path / "run").exists()
