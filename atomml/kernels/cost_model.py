@@ -58,7 +58,7 @@ OPERATORS: dict[Mode, dict[Operator, int]] = {
 }
 """How often each operator runs in each mode; the rule of derivatives is in `atomml.kernels.ops`."""
 
-_MIXES: dict[Mode, int] = {"forward": 2, "backward": 4, "double": 8}
+_MIXES: dict[Mode, int] = {"forward": 2, "backward": 4, "double": 7}
 _INDEX = 8
 _BLOCK = 4  # edges of one centre that read its features together in the kernels per edge
 
