@@ -50,7 +50,7 @@ def training_step(job: Job, state: TrainState, graph: Data | None, lr: float) ->
             sums, counts = loss_sums(prediction, graph, config.loss)
         total = sum_over_ranks(torch.stack([sums.detach(), counts]), job.ranks)
         if graph is not None:
-            combine(sums, total[1], job.weights).backward()
+            combine(sums, total[1], job.weights).backward(inputs=trainable(job))
     parameters = trainable(job)
     reduce_gradients(parameters, job.ranks)
     limit = float("inf") if config.clip_norm is None else config.clip_norm
