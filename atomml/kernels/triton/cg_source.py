@@ -120,10 +120,10 @@ def node_source(coupling: SparseCoupling, degrees: range, *, adjoint: bool = Fal
     lines = [_HEADER + _NODE_HEAD]
     lines += [f"        out_{k} = tl.full((BE, BC), 0, ACC)\n" for k in outputs]
     lines += [_NODE_EDGE.format(dim_in=dim_in, n_paths=len(coupling.paths))]
-    lines += _loads("y", sorted({t.b for t in entries}), f"y + e * {coupling.dim_y}", "is_edge", stride=1)
-    lines += _loads("x", sorted({t.a for t in entries}), "x_row", "inside")
+    lines += _loads("y", sorted({t.b for t in entries}), f"y + e * {coupling.dim_y} + {{}}", "is_edge")
+    lines += _loads("x", sorted({t.a for t in entries}), "x_row + {} * C", "inside")
     for path, in_path in _grouped(entries, lambda t: t.path):
-        lines += _loads("w", [path], "w_row", "inside")
+        lines += _loads("w", [path], "w_row + {} * C", "inside")
         for k, in_row in _grouped(in_path, lambda t: t.k):
             terms = [
                 f"({_sum(f'{t.v!r} * y_{t.b}' for t in factor)})[:, None] * x_{a}"
@@ -144,13 +144,13 @@ def edge_source(coupling: SparseCoupling) -> str:
     lines = [_HEADER + _EDGE_HEAD]
     lines += [f"        y_out_{b} = tl.full((BE, BC), 0, ACC)\n" for b in range(coupling.dim_y)]
     lines += ["        if WITH_W:\n"]
-    loads = _loads("y", harmonics, f"y + e * {coupling.dim_y}", "is_edge", stride=1)
+    loads = _loads("y", harmonics, f"y + e * {coupling.dim_y} + {{}}", "is_edge")
     lines += loads or ["            pass\n"]
     lines += [
         _EDGE_CHANNELS.format(dim_x=coupling.dim_x, dim_out=coupling.dim_out, n_paths=len(coupling.paths))
     ]
-    lines += _loads("x", sorted({t.a for t in entries}), "x_row", "inside")
-    lines += _loads("s", sorted({t.k for t in entries}), "s_row", "inside")
+    lines += _loads("x", sorted({t.a for t in entries}), "x_row + {} * C", "inside")
+    lines += _loads("s", sorted({t.k for t in entries}), "s_row + {} * C", "inside")
     for _, block in _grouped(entries, lambda t: (coupling.paths[t.path][0], coupling.paths[t.path][2])):
         lines += _block_of_paths(block)
     for path in range(len(coupling.paths)):
@@ -175,7 +175,7 @@ def _block_of_paths(block: Sequence[_Entry]) -> list[str]:
     for path, in_path in _grouped(block, lambda t: t.path):
         harmonics = sorted({t.b for t in in_path})
         lines += ["            if WITH_Y:\n"]
-        lines += _loads("w", [path], "w + w_row", "inside", indent=16)
+        lines += _loads("w", [path], "w + w_row + {} * C", "inside", indent=16)
         lines += [f"                y_out_{b} += w_{path} * z_{path}_{b}\n" for b in harmonics]
         lines += _store_weight(path, _sum(f"y_{b}[:, None] * z_{path}_{b}" for b in harmonics))
     return lines
@@ -189,14 +189,11 @@ def _store_weight(path: int, value: str) -> list[str]:
     ]
 
 
-def _loads(
-    name: str, numbers: Iterable[int], base: str, mask: str, stride: int | None = None, indent: int = 12
-) -> list[str]:
-    """``name_n = base[n]`` for components n that lie ``stride`` apart, by default C."""
-    step = "C" if stride is None else str(stride)
-    pad = " " * indent
+def _loads(name: str, numbers: Iterable[int], address: str, mask: str, indent: int = 12) -> list[str]:
+    """``name_n`` for every n from its address."""
     return [
-        f"{pad}{name}_{n} = tl.load({base} + {n} * {step}, mask={mask}, other=0).to(ACC)\n" for n in numbers
+        f"{' ' * indent}{name}_{n} = tl.load({address.format(n)}, mask={mask}, other=0).to(ACC)\n"
+        for n in numbers
     ]
 
 
