@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from atomml._version import __version__
-from atomml.cli import check, compile, config, data, demo, evaluate, info, simulate, train
+from atomml.cli import bench, check, compile, config, data, demo, evaluate, info, simulate, train
 from atomml.errors import AtommlError, CheckError
 
 __all__ = ["app", "main"]
@@ -21,7 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _command in (demo, data, train, evaluate, check, compile, simulate, info, config):
+for _command in (demo, data, train, evaluate, check, compile, simulate, info, config, bench):
     _command.register(app)
 
 
