@@ -41,7 +41,13 @@ def draw_potentials(path: Path, result: Result) -> None:
         axis.set(title=task, xlabel="µs per atom", xscale="log", xlim=(min(cost) / 2, max(cost) * 4))
         axis.set_yticks(places, [row["model"] for row in rows], fontsize=7)
         for place, value in zip(places, cost, strict=True):
-            axis.text(value * 1.1, place, f"{value:.3g}", va="center", fontsize=7)
+            axis.text(
+                value * 1.1,
+                place,
+                f"{value:,.3g}" if value < 100 else f"{value:,.0f}",
+                va="center",
+                fontsize=7,
+            )
     figure.savefig(path, dpi=130)
 
 
@@ -51,14 +57,17 @@ def draw_scaling(path: Path, scaling: Result) -> None:
     figure = Figure(figsize=(WIDTH * 3, HEIGHT * 2), layout="constrained")
     axes = list(figure.subplots(2, 3).ravel())
     for axis, (name, sweep) in zip(axes, sweeps.items(), strict=False):
-        axis.plot(*_columns(sweep, "value", "us_per_atom"), marker="o", lw=1.2)
-        axis.set(
-            xlabel=name, ylabel="µs per atom", ylim=(0, None), xscale="log" if name == "atoms" else "linear"
-        )
+        values, cost = _columns(sweep, "value", "us_per_atom")
+        axis.plot(values, cost, marker="o", lw=1.2)
+        axis.set(xlabel=name, ylabel="µs per atom", ylim=(0, 1.1 * max(cost)))
+        if name == "atoms":
+            axis.set_xscale("log")
+        else:
+            axis.set_xticks(values)
     if "atoms" in sweeps:
         x, memory = _columns(sweeps["atoms"], "value", "peak_bytes")
         axes[len(sweeps)].plot(x, [b / 1e9 for b in memory], marker="o", lw=1.2)
-        axes[len(sweeps)].set(xlabel="atoms", ylabel="peak memory (GB)", xscale="log", yscale="log")
+        axes[len(sweeps)].set(xlabel="atoms", ylabel="peak memory (GB)", xscale="log", ylim=(0, None))
     for axis in axes[len(sweeps) + ("atoms" in sweeps) :]:
         axis.set_visible(False)
     figure.savefig(path, dpi=130)

@@ -118,7 +118,7 @@ def _row(what: str, kind: str, process: Started, seconds: Seconds) -> dict[str, 
         "us_high": per_atom * float(high),
         "seconds": seconds.tolist(),
         "peak_bytes": process.worker.peak_bytes(),
-        "shares": {name: value / float(seconds[-1]) for name, value in process.worker.parts.items()},
+        "shares": process.worker.shares(),
         **{name: value for name, value in facts.items() if name != "versions"},
     }
 

@@ -41,7 +41,8 @@ class Worker:
         self, name: str, python: Path, program: Path, *, threads: int, patience: float = 1800
     ) -> None:
         self.name, self.patience = name, patience
-        self.parts: dict[str, float] = {}
+        self._parts: dict[str, float] = {}
+        self._total = 0.0
         self._log = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (see close)
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
         environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
@@ -73,17 +74,24 @@ class Worker:
             PeerError: the process cannot do the task; with its own words.
         """
         facts: dict[str, Any] = self._ask({"prepare": task})["facts"]
+        self._parts, self._total = {}, 0.0
         return facts
 
     def seconds(self, count: int) -> float:
-        """Run the task ``count`` times; afterwards ``parts`` holds seconds per run of parts of it, by name.
+        """Run the task ``count`` times and return the seconds that took.
 
         Raises:
             PeerError: it failed.
         """
         reply = self._ask({"time": count})
-        self.parts = {name: float(value) / count for name, value in reply["parts"].items()}
+        for name, value in reply["parts"].items():
+            self._parts[name] = self._parts.get(name, 0.0) + float(value)
+        self._total += float(reply["seconds"])
         return float(reply["seconds"])
+
+    def shares(self) -> dict[str, float]:
+        """Share of each known part of the task, by name, over all its runs so far."""
+        return {name: value / self._total for name, value in self._parts.items()}
 
     def peak_bytes(self) -> int:
         """Largest resident size of the process so far."""

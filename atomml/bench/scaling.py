@@ -55,7 +55,7 @@ def measure_scaling(
 
     Returns:
         For every sweep ``rows`` (value, atoms, neighbours, µs per atom, peak memory) and ``ratios`` of the time
-        per atom of each point to that of the sweep's first.
+        per atom of each point to that of every point before it.
     """
     found = {}
     for name, points in sweeps(settings.sizes, settings.threads).items():
@@ -104,6 +104,7 @@ def _measure(
     per_atom = {s.worker.name: seconds[s.worker.name] / s.facts["atoms"] for _, s in ready}
     rows = [
         {
+            "name": s.worker.name,
             "value": point.value,
             "atoms": s.facts["atoms"],
             "neighbors": s.facts["neighbors"],
@@ -115,5 +116,5 @@ def _measure(
         for point, s in ready
     ]
     names = [s.worker.name for _, s in ready]
-    ratios = [asdict(ratio(per_atom, name, names[0])) for name in names[1:]]
+    ratios = [asdict(ratio(per_atom, b, a)) for k, b in enumerate(names) for a in names[:k]]
     return {"rows": rows, "ratios": ratios}

@@ -88,10 +88,16 @@ def _sweep_table(name: str, sweep: Result) -> Table:
     table = Table(name, "atoms", "neighbours", "engine", title=f"TDN compiled, silicon, against {name}")
     for column in ("µs per atom", "over the first", "peak MB"):
         table.add_column(column, justify="right")
-    ratios = [None, *sweep["ratios"]]
-    for row, ratio in zip(sweep["rows"], ratios, strict=False):
+    first = sweep["rows"][0]["name"] if sweep["rows"] else ""
+    ratios = {r["numerator"]: r for r in sweep["ratios"] if r["denominator"] == first}
+    for row in sweep["rows"]:
         cells = [f"{row['value']:g}", str(row["atoms"]), f"{row['neighbors']:.0f}", row["engine"]]
-        table.add_row(*cells, f"{row['us_per_atom']:.4g}", _ratio(ratio), f"{row['peak_bytes'] / 1e6:.0f}")
+        table.add_row(
+            *cells,
+            f"{row['us_per_atom']:.4g}",
+            _ratio(ratios.get(row["name"])),
+            f"{row['peak_bytes'] / 1e6:.0f}",
+        )
     return table
 
 

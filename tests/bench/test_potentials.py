@@ -69,7 +69,9 @@ def test_scaling_compares_within_each_sweep(result):
     assert scaling["atoms"]["rows"][1]["peak_bytes"] == 512e6
     assert scaling["atoms"]["ratios"][0]["median"] == pytest.approx(1)  # time per atom, not time
     assert scaling["threads"]["ratios"][0]["median"] == pytest.approx(0.5)
-    assert [r["median"] for r in scaling["channels"]["ratios"]] == pytest.approx([2, 4, 8])
+    ratios = {(r["numerator"], r["denominator"]): r["median"] for r in scaling["channels"]["ratios"]}
+    assert ratios["channels 128", "channels 16"] == pytest.approx(8)
+    assert ratios["channels 128", "channels 64"] == pytest.approx(2)
 
 
 def test_tables_figures_and_csv(result, tmp_path):
@@ -109,7 +111,7 @@ def test_our_own_program_evaluates_trains_and_runs_dynamics():
             assert facts["atoms"] == 8
             assert facts["engine"] in (("native", "torch") if compiled else ("eager",))
             assert worker.seconds(2) > 0
-        assert 0 < worker.parts["neighbor list and input"] < 1
+        assert 0 < worker.shares()["neighbor list and input"] < 1
         assert worker.peak_bytes() > 1e7
 
 

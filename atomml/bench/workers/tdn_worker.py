@@ -16,6 +16,8 @@ from atomml.potentials import Potential, TDNConfig, build_potential, load_model
 
 __all__ = ["prepare"]
 
+CHECKED_ATOMS = 200
+
 
 def prepare(task: dict[str, Any], parts: Parts) -> tuple[Run, dict[str, Any]]:
     """The timed function of a task and facts about the model."""
@@ -70,8 +72,9 @@ def _compiled(source: Potential, structures: list[Atoms], dtype: Any) -> Potenti
 
     if isinstance(source, CompiledPotential):
         return source
-    small = [atoms for atoms in structures if len(atoms) <= 1000] or None
-    return compile_potential(source, structures=small, dtype=dtype)
+    # the check of accuracy must not decide the peak memory
+    small = [atoms for atoms in structures if len(atoms) <= CHECKED_ATOMS]
+    return compile_potential(source, structures=small or None, dtype=dtype)
 
 
 class _TimedNeighbors(SkinnedNeighbors):
