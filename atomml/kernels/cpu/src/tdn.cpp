@@ -274,11 +274,15 @@ template <class T> int evaluate(void* handle, const AtommlTdnInput& in, AtommlTd
     const std::lock_guard<std::mutex> lock(all.one_at_a_time);
     const int64_t vectors = all.model.c / kLanes<T>;
     const int threads = int(in.threads);
-    if (kRegisters == 32 && vectors == 4) Run<T, 4, true>{all, in, out, threads, {}}.evaluate();
-    else if (kRegisters == 32 && vectors % 4 == 0) Run<T, 4, false>{all, in, out, threads, {}}.evaluate();
-    else if (vectors == 2) Run<T, 2, true>{all, in, out, threads, {}}.evaluate();
-    else if (vectors % 2 == 0) Run<T, 2, false>{all, in, out, threads, {}}.evaluate();
-    else Run<T, 1, false>{all, in, out, threads, {}}.evaluate();
+    // as many vectors at a time as the registers allow; the commonest widths are known to the compiler
+    if constexpr (kRegisters == 32) {
+      if (vectors == 4) return Run<T, 4, true>{all, in, out, threads, {}}.evaluate();
+      if (vectors == 2) return Run<T, 2, true>{all, in, out, threads, {}}.evaluate();
+      if (vectors % 4 == 0) return Run<T, 4, false>{all, in, out, threads, {}}.evaluate();
+    } else if (vectors % 2 == 0) {
+      return Run<T, 2, false>{all, in, out, threads, {}}.evaluate();
+    }
+    Run<T, 1, false>{all, in, out, threads, {}}.evaluate();
   });
 }
 
