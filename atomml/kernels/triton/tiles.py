@@ -4,7 +4,8 @@ The kernels are bound by memory and by latency, not by arithmetic (`atomml.kerne
 aim at enough loads in flight without spilling registers:
 
 - a thread holds 16 products of the factorised convolution (8 in float64) and 2 channels of the sparse-coupling
-  kernels (1 in float64 or for L ≥ 4), which keeps every kernel for L ≤ 3 free of spills;
+  kernels (1 in float64, per edge for L ≥ 3, per node for L ≥ 4), which keeps every kernel for L ≤ 3 free of
+  spills;
 - a row of channels is read by neighbouring lanes: up to 64 channels in a tile, the whole row where the sum
   over channels must stay inside a warp;
 - where the nodes do not fill the device, channels are split (down to 32) and several edges of a node are
@@ -89,7 +90,7 @@ def cg_node_tiles(
 
     ``components`` is the larger of the numbers of input and output components.
     """
-    elements = _warp_elements(components, itemsize)
+    elements = 64 if components <= 16 and itemsize < 8 else 32  # of one component in a warp
     block_c = min(_up(channels), elements)
     items = n_nodes * _tiles(channels, block_c)
     degree = n_edges // max(1, n_nodes)
@@ -100,16 +101,11 @@ def cg_node_tiles(
 
 def cg_edge_tiles(n_edges: int, components: int, channels: int, itemsize: int, device: Device) -> Tiles:
     """Tiles of ``edge_kernel`` in `atomml.kernels.triton.cg_source`: an item is a block of edges, one warp wide."""
-    elements = _warp_elements(components, itemsize)
+    elements = 64 if components <= 9 and itemsize < 8 else 32  # of one component in a warp
     block_c = min(_up(channels), elements)
     block_e = elements // block_c
     items = _tiles(n_edges, block_e)
     return Tiles(block_e, 1, block_c, 1, items, _programs(items, 1, device))
-
-
-def _warp_elements(components: int, itemsize: int) -> int:
-    """Products of one component that a warp holds: a thread keeps all components of its channels in registers."""
-    return 64 if components <= 16 and itemsize < 8 else 32
 
 
 def _fills(items: int, warps: int, device: Device) -> bool:
