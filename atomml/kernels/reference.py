@@ -18,9 +18,23 @@ from collections.abc import Sequence
 import torch
 
 from atomml.graph.atom_graph import EdgeIndex
+from atomml.kernels.reference_cg import cg_conv, cg_conv_w, cg_conv_x, cg_conv_y, cg_conv_yw
 from atomml.shapes import Float, Int64, Tensor
 
-__all__ = ["conv", "conv_p", "conv_q", "conv_qw", "conv_w", "group_of_rank", "mix"]
+__all__ = [
+    "cg_conv",
+    "cg_conv_w",
+    "cg_conv_x",
+    "cg_conv_y",
+    "cg_conv_yw",
+    "conv",
+    "conv_p",
+    "conv_q",
+    "conv_qw",
+    "conv_w",
+    "group_of_rank",
+    "mix",
+]
 
 Nodes = Float[Tensor, "_ rank channels"]
 Ranks = Float[Tensor, "edges rank"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from atomml.errors import AtommlError
 from atomml.graph.atom_graph import EdgeIndex
 from atomml.kernels import reference
+from atomml.kernels.sparse_coupling import sparse_coupling
 from atomml.shapes import Tensor
 
 __all__ = ["self_check", "tiny_graph"]
@@ -21,21 +22,44 @@ _CHANNELS = 19  # a full vector and a tail for every width of the vectors
 def self_check(backend: ModuleType, device: str, dtype: torch.dtype) -> str | None:
     """What is wrong with ``backend``, in words; None if all its kernels agree with the reference in float64."""
     index = EdgeIndex(*(part.to(device) for part in tiny_graph()))
-    n, e, r = len(index.row_ptr) - 1, len(index.neighbor), sum(_GROUPS)
-    p, s = _numbers(n, r, _CHANNELS), _numbers(n, r, _CHANNELS).flip(0)
-    q, w = _numbers(e, r), _numbers(e, len(_GROUPS), _CHANNELS)
-    cases = {
-        "conv": (p, q, w),
-        "conv_p": (s, q, w),
-        "conv_q": (p, s, w),
-        "conv_w": (p, q, s),
-        "conv_qw": (p, q, w, s),
-    }
-    for name, operands in cases.items():
-        problem = _compare(backend, name, operands, (index, list(_GROUPS)), device, dtype)
-        if problem:
-            return problem
-    return _compare(backend, "mix", (_numbers(r, 4), _numbers(n, 4, _CHANNELS)), (), device, dtype)
+    for names, operands, structure in _cases(index):
+        for name in names:
+            if problem := _compare(
+                backend, name, _chosen(name, *operands), (index, structure), device, dtype
+            ):
+                return problem
+    matrix, x = _numbers(sum(_GROUPS), 4), _numbers(len(index.row_ptr) - 1, 4, _CHANNELS)
+    return _compare(backend, "mix", (matrix, x), (), device, dtype)
+
+
+def _cases(index: EdgeIndex) -> Iterator[tuple[tuple[str, ...], tuple[Tensor, ...], object]]:
+    """Names of S, Sx, Sy, Sw and the last two at once; x, y, w and s; what follows the index."""
+    n, e, rank = len(index.row_ptr) - 1, len(index.neighbor), sum(_GROUPS)
+    p, s, q = _numbers(n, rank, _CHANNELS), _numbers(n, rank, _CHANNELS).flip(0), _numbers(e, rank)
+    names = ("conv", "conv_p", "conv_q", "conv_w", "conv_qw")
+    yield names, (p, q, _numbers(e, len(_GROUPS), _CHANNELS), s), list(_GROUPS)
+    names = ("cg_conv", "cg_conv_x", "cg_conv_y", "cg_conv_w", "cg_conv_yw")
+    for lmax in (1, 2):
+        coupling = sparse_coupling(lmax, "cg_even")
+        x, s, y = (
+            _numbers(n, coupling.dim_x, _CHANNELS),
+            _numbers(n, coupling.dim_x, _CHANNELS).flip(0),
+            _numbers(e, coupling.dim_y),
+        )
+        yield names, (x, y, _numbers(e, len(coupling.paths), _CHANNELS), s), coupling
+
+
+def _chosen(name: str, x: Tensor, y: Tensor, w: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+    match name.removeprefix("cg_"):
+        case "conv":
+            return x, y, w
+        case "conv_x" | "conv_p":
+            return s, y, w
+        case "conv_y" | "conv_q":
+            return x, s, w
+        case "conv_w":
+            return x, y, s
+    return x, y, w, s
 
 
 def _compare(

@@ -13,9 +13,22 @@ import torch
 
 from atomml.graph.atom_graph import EdgeIndex
 from atomml.kernels.reference import Nodes, Ranks, Weights, mix
+from atomml.kernels.torch_cg import cg_conv, cg_conv_w, cg_conv_x, cg_conv_y, cg_conv_yw
 from atomml.shapes import Tensor
 
-__all__ = ["conv", "conv_p", "conv_q", "conv_qw", "conv_w", "mix"]
+__all__ = [
+    "cg_conv",
+    "cg_conv_w",
+    "cg_conv_x",
+    "cg_conv_y",
+    "cg_conv_yw",
+    "conv",
+    "conv_p",
+    "conv_q",
+    "conv_qw",
+    "conv_w",
+    "mix",
+]
 
 BLOCK_BYTES = 1 << 20
 """Size of the buffer of one block of edges: a megabyte fits the second-level cache of common processors."""

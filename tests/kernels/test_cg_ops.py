@@ -1,6 +1,4 @@
-import subprocess
-import sys
-from pathlib import Path
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,7 +12,7 @@ from atomml.kernels.coupling import wigner_d
 from atomml.kernels.dispatch import use_kernel
 from atomml.kernels.ops_cg import cg_conv
 from atomml.kernels.sparse_coupling import sparse_coupling
-from tests.kernels.test_ops import BACKENDS, make_index
+from tests.kernels.test_ops import BACKENDS, make_index, run_alone
 
 NAMES = ["cg_conv", "cg_conv_x", "cg_conv_y", "cg_conv_w", "cg_conv_yw"]
 
@@ -119,13 +117,15 @@ def test_first_and_second_derivatives(backend):
         assert torch.autograd.gradgradcheck(lambda *t: cg_conv(*t, index, coupling), (x, y, w))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_operator_has_correct_derivatives(name):
+def test_every_operator_has_correct_derivatives():
     coupling = sparse_coupling(1, "cg_even", lmax_y=2, lmax_out=2)
-    *tensors, index = make_inputs(coupling, 3, 4, 2, requires_grad=True)
-    rest = operator_arguments(index, coupling)
-    operator = getattr(torch.ops.atomml, name)
-    assert torch.autograd.gradcheck(lambda *t: operator(*t, *rest), operands(name, *tensors))
+    x, y, w, s, index = make_inputs(coupling, 3, 4, 2, requires_grad=True)
+    rest, operators = operator_arguments(index, coupling), torch.ops.atomml
+    cotangents = [torch.randn_like(t).requires_grad_() for t in (x, y, w)]
+    check = torch.autograd.gradcheck
+    assert check(lambda *t: operators.cg_conv(*t, *rest), (x, y, w))
+    assert check(lambda *t: operators.cg_backward(*t, [True] * 3, *rest), (s, x, y, w))
+    assert check(lambda *t: operators.cg_backward2(*t, [True] * 4, *rest), (s, x, y, w, *cotangents))
 
 
 @pytest.mark.parametrize("wanted", ["x", "y", "w", "xy", "yw", "xw"])
@@ -296,16 +296,18 @@ def test_mixed_precision_is_promoted():
     assert out.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_operators_pass_the_registration_checks_of_torch(name):
+def test_operators_pass_the_registration_checks_of_torch():
     coupling = sparse_coupling(1, "cg_even", lmax_y=2)
-    *tensors, index = make_inputs(coupling, requires_grad=True)
-    arguments = (*operands(name, *tensors), *operator_arguments(index, coupling))
-    torch.library.opcheck(getattr(torch.ops.atomml, name), arguments)
+    x, y, w, s, index = make_inputs(coupling, requires_grad=True)
+    alpha, beta, gamma = (torch.randn_like(t).requires_grad_() for t in (x, y, w))
+    rest, operators = operator_arguments(index, coupling), torch.ops.atomml
+    torch.library.opcheck(operators.cg_conv, (x, y, w, *rest))
+    torch.library.opcheck(operators.cg_backward, (s, x, y, w, [True] * 3, *rest))
+    torch.library.opcheck(operators.cg_backward2, (s, x, y, w, alpha, beta, gamma, [True] * 4, *rest))
 
 
 @pytest.mark.slow
-def test_public_function_and_its_gradient_compile_and_export():
+def test_public_function_and_its_gradient_compile_and_export(tmp_path):
     script = """
 import torch
 from tests.kernels.test_cg_ops import make_inputs
@@ -321,7 +323,7 @@ tensors = [t.requires_grad_() for t in (x, y, w)]
 gradients = [torch.autograd.grad(f(x, y, w, index).sin().sum(), tensors) for f in (compiled, conv)]
 torch.testing.assert_close(*gradients)
 """
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+    run_alone(script, tmp_path)
 
 
 @pytest.mark.parametrize("broken", ["components", "harmonics", "edges", "channels", "paths", "atoms"])
@@ -335,22 +337,31 @@ def test_shapes_that_do_not_fit_are_refused_before_anything_is_computed(broken):
         cg_conv(x, y, w, index, coupling)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("field", ["neighbor", "center", "transpose", "row_ptr", "col_ptr"])
 @pytest.mark.parametrize("value", [-1, 99])
-def test_an_index_out_of_range_is_refused(field, value):
+def test_an_index_out_of_range_is_refused_where_it_is_first_followed(backend, field, value):
     coupling = sparse_coupling(1, "cg_even")
-    x, y, w, _, index = make_inputs(coupling)
+    x, y, w, s, index = make_inputs(coupling)
     numbers = getattr(index, field).clone()
     numbers[2] = value
-    with pytest.raises(AtommlError, match=r"outside the 5 atoms|do not describe"):
-        cg_conv(x, y, w, index._replace(**{field: numbers}), coupling)
+    rest = operator_arguments(index._replace(**{field: numbers}), coupling)
+
+    def there_and_back():
+        torch.ops.atomml.cg_conv(x, y, w, *rest)
+        torch.ops.atomml.cg_backward(s, x, y, w, [True, False, False], *rest)
+
+    message = r"outside the 5 atoms|do not describe|out of range"
+    with use_kernel(backend), pytest.raises(AtommlError, match=message):
+        there_and_back()
 
 
-def test_an_index_of_short_integers_is_refused():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_index_of_short_integers_is_refused(backend):
     coupling = sparse_coupling(1, "cg_even")
     x, y, w, _, index = make_inputs(coupling)
     rest = operator_arguments(type(index)(*(part.int() for part in index)), coupling)
-    with pytest.raises(AtommlError, match="int64"):
+    with use_kernel(backend), pytest.raises(AtommlError, match="int64"):
         torch.ops.atomml.cg_conv(x, y, w, *rest)
 
 
@@ -361,13 +372,53 @@ def test_tensors_on_several_devices_are_refused():
         cg_conv(x, y.to("meta"), w, index, coupling)
 
 
-def test_backend_that_runs_by_default_agrees_with_the_reference():
+def test_operators_run_by_default_agree_with_the_reference():
     coupling = sparse_coupling(2, "cg_even")
-    *tensors, index = make_inputs(coupling)
-    for name in NAMES:
-        actual = getattr(torch.ops.atomml, name)(
-            *operands(name, *tensors), *operator_arguments(index, coupling)
+    x, y, w, s, index = make_inputs(coupling)
+    rest, operators = operator_arguments(index, coupling), torch.ops.atomml
+    torch.testing.assert_close(
+        operators.cg_conv(x, y, w, *rest), reference_cg.cg_conv(x, y, w, index, coupling)
+    )
+    expected = (
+        reference_cg.cg_conv_x(s, y, w, index, coupling),
+        *reference_cg.cg_conv_yw(x, y, w, s, index, coupling),
+    )
+    torch.testing.assert_close(operators.cg_backward(s, x, y, w, [True] * 3, *rest), expected)
+
+
+@pytest.mark.parametrize("present", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("lmax", [1, 2])
+def test_second_derivatives_for_some_cotangents(backend, present, lmax):
+    coupling = sparse_coupling(lmax, "cg_even")
+    x, y, w, s, index = make_inputs(coupling, channels=19)
+    operands = [t.requires_grad_() for t in (s, x, y, w)]
+    cotangents = [torch.randn_like(t) if k in present else None for k, t in enumerate((x, y, w))]
+    first = (
+        reference_cg.cg_conv_x(s, y, w, index, coupling),
+        *reference_cg.cg_conv_yw(x, y, w, s, index, coupling),
+    )
+    total = sum((f * c).sum() for f, c in zip(first, cotangents, strict=True) if c is not None)
+    expected = torch.autograd.grad(total, operands, allow_unused=True)
+    with use_kernel(backend), torch.no_grad():
+        actual = torch.ops.atomml.cg_backward2(
+            *operands, *cotangents, [True] * 4, *operator_arguments(index, coupling)
         )
-        expected = getattr(reference_cg, name)(*operands(name, *tensors), index, coupling)
-        for a, b in zip(*(r if isinstance(r, tuple) else (r,) for r in (actual, expected)), strict=True):
-            torch.testing.assert_close(a, b)
+    for a, b, operand in zip(actual, expected, operands, strict=True):
+        torch.testing.assert_close(a, torch.zeros_like(operand) if b is None else b)
+
+
+@pytest.mark.parametrize("kind", ["cg_even", "so3", "gaunt"])
+@pytest.mark.parametrize("lmax", [0, 1, 2, 3, 4, 5])
+def test_every_degree_agrees_with_the_reference(kind, lmax):
+    """Degrees 1, 2 to 3, 4 and above run kernels of their own."""
+    coupling = sparse_coupling(lmax, kind, lmax_y=min(lmax, 2), lmax_out=lmax)
+    tensors = make_inputs(coupling, n_edges=7, channels=35)
+    x, y, w, s, index = tensors
+    rest, operators = operator_arguments(index, coupling), torch.ops.atomml
+    results = []
+    for backend in ("reference", None):
+        with use_kernel(backend) if backend else nullcontext():
+            first = operators.cg_backward(s, x, y, w, [True] * 3, *rest)
+            results.append((operators.cg_conv(x, y, w, *rest), *first))
+    torch.testing.assert_close(*results)

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,16 @@ def make_inputs(n_atoms=5, n_edges=11, groups=(2, 4), channels=3, seed=0, requir
         torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_(requires_grad) for s in shapes
     ]
     return *tensors, index, groups
+
+
+def run_alone(script, folder):
+    """In a process of its own; its compiled code is new, since a cache may hold that of older operators."""
+    subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder)},
+    )
 
 
 def by_loops(p, q, w, index, groups):
@@ -148,7 +159,7 @@ def test_compiled_convolution_and_gradient_equal_eager():
 
 
 @pytest.mark.slow
-def test_inductor_compiles_the_public_function_without_the_shape_checks_of_the_test_suite():
+def test_inductor_compiles_the_public_function_without_the_shape_checks_of_the_test_suite(tmp_path):
     script = """
 import torch
 from tests.kernels.test_ops import make_inputs
@@ -157,18 +168,25 @@ p, q, w, index, groups = make_inputs()
 compiled = torch.compile(lambda *x: cp_conv(*x, index, groups).sin(), fullgraph=True)
 torch.testing.assert_close(compiled(p, q, w), cp_conv(p, q, w, index, groups).sin())
 """
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+    run_alone(script, tmp_path)
 
 
 def test_operators_pass_the_registration_checks_of_torch():
     p, q, w, index, groups = make_inputs(requires_grad=True)
-    for name, tensors in {
-        "cp_conv": (p, q, w),
-        "cp_conv_p": (p, q, w),
-        "cp_conv_q": (p, p.detach().clone().requires_grad_(), w),
-        "cp_conv_w": (p, q, p.detach().clone().requires_grad_()),
-    }.items():
-        torch.library.opcheck(getattr(torch.ops.atomml, name), (*tensors, *index, list(groups)))
+    s, alpha = (torch.randn_like(p).requires_grad_() for _ in range(2))
+    beta, gamma = torch.randn_like(q).requires_grad_(), torch.randn_like(w).requires_grad_()
+    rest = (*index, list(groups))
+    operators = torch.ops.atomml
+    torch.library.opcheck(operators.cp_conv, (p, q, w, *rest))
+    torch.library.opcheck(operators.cp_backward, (s, p, q, w, [True] * 3, *rest))
+    torch.library.opcheck(operators.cp_backward, (s, p, q, w, [False, True, False], *rest))
+    torch.library.opcheck(operators.cp_backward2, (s, p, q, w, alpha, beta, gamma, [True] * 4, *rest))
+    torch.library.opcheck(
+        operators.cp_backward2, (s, p, q, w, None, beta, None, [True, False, True, True], *rest)
+    )
+    torch.library.opcheck(
+        operators.cp_mix, (torch.randn(3, p.shape[1], dtype=p.dtype, requires_grad=True), p)
+    )
 
 
 @pytest.mark.parametrize("broken", ["rank", "edges", "channels", "groups"])

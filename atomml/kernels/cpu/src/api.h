@@ -42,24 +42,39 @@ typedef struct {
 /* 0 portable, 1 AVX2 and FMA, 2 AVX-512 (F, DQ, BW, VL): the best that this processor runs. */
 ATOMML_EXPORT int atomml_processor_level(void);
 
+/* Two families of convolutions S(x, y, w), x at atoms, y and w on edges; p and q in the place of x and y in the first.
+ *
+ * conv       S(x, y, w)
+ * backward   gradients of F = sum_i s_i S(x, y, w)_i in x, y, w
+ * backward2  gradients of F(s, alpha, y, w) + F(s, x, beta, w) + F(s, x, y, gamma) in s, x, y, w
+ *
+ * A cotangent alpha, beta, gamma that is NULL is zero, a result that is NULL is not wanted, and edges that no
+ * wanted result is summed over may be NULL: gradients in x are summed by neighbour, all others by centre. */
 #define ATOMML_DECLARE(T, S)                                                                                     \
   /* out[n,r,c] = sum_a matrix[r,a] x[n,a,c] */                                                                  \
   ATOMML_EXPORT int atomml_mix_##S(const T* matrix, const T* x, T* out, int64_t n, int64_t r, int64_t a,         \
                                    int64_t c, int threads);                                                      \
-  /* out[i,r,c] = sum_{e in row i} q[e,r] w[e,g(r),c] p[other(e),r,c] */                                         \
-  ATOMML_EXPORT int atomml_cp_conv_##S(const T* p, const T* q, const T* w, const AtommlEdges* edges, T* out,     \
-                                       const int64_t* groups, int64_t n_groups, int64_t c, int threads);         \
-  /* dq[e,r] = sum_c w p s, dw[e,g,c] = sum_{r in g} q p s with p at other(e) and s at the row; NULL: not wanted */ \
-  ATOMML_EXPORT int atomml_cp_qw_##S(const T* p, const T* q, const T* w, const T* s, const AtommlEdges* edges,   \
-                                     T* dq, T* dw, const int64_t* groups, int64_t n_groups, int64_t c,           \
-                                     int threads);                                                               \
-  /* out[i,k,c] = sum_{e in row i} sum_{entries} value w[e,t,c] y[e,b] x[other(e),a,c]; swap: a and k change places */ \
-  ATOMML_EXPORT int atomml_cg_conv_##S(const T* x, const T* y, const T* w, const AtommlEdges* edges,             \
-                                       const AtommlCoupling* coupling, T* out, int64_t c, int swap,        \
-                                       int threads);          \
-  /* dy[e,b] and dw[e,t,c], the derivatives of sum_i s_i out_i; NULL: not wanted */                              \
-  ATOMML_EXPORT int atomml_cg_yw_##S(const T* x, const T* y, const T* w, const T* s, const AtommlEdges* edges,   \
-                                     const AtommlCoupling* coupling, T* dy, T* dw, int64_t c, int threads);
+  /* out[i,r,c] = sum_{e in row i} q[e,r] w[e,g(r),c] p[other(e),r,c] */                                            \
+  ATOMML_EXPORT int atomml_cp_conv_##S(const T* p, const T* q, const T* w, const AtommlEdges* by_center, T* out,    \
+                                       const int64_t* groups, int64_t n_groups, int64_t c, int threads);            \
+  ATOMML_EXPORT int atomml_cp_backward_##S(const T* s, const T* p, const T* q, const T* w,                          \
+                                           const AtommlEdges* by_center, const AtommlEdges* by_neighbor, T* dp,     \
+                                           T* dq, T* dw, const int64_t* groups, int64_t n_groups, int64_t c,        \
+                                           int threads);                                                            \
+  ATOMML_EXPORT int atomml_cp_backward2_##S(                                                                        \
+      const T* s, const T* p, const T* q, const T* w, const T* alpha, const T* beta, const T* gamma,                \
+      const AtommlEdges* by_center, const AtommlEdges* by_neighbor, T* ds, T* dp, T* dq, T* dw,                     \
+      const int64_t* groups, int64_t n_groups, int64_t c, int threads);                                             \
+  /* out[i,k,c] = sum_{e in row i} sum_{entries} value w[e,t,c] y[e,b] x[other(e),a,c] */                           \
+  ATOMML_EXPORT int atomml_cg_conv_##S(const T* x, const T* y, const T* w, const AtommlEdges* by_center, T* out,    \
+                                       const AtommlCoupling* coupling, int64_t c, int threads);                     \
+  ATOMML_EXPORT int atomml_cg_backward_##S(const T* s, const T* x, const T* y, const T* w,                          \
+                                           const AtommlEdges* by_center, const AtommlEdges* by_neighbor, T* dx,     \
+                                           T* dy, T* dw, const AtommlCoupling* coupling, int64_t c, int threads);   \
+  ATOMML_EXPORT int atomml_cg_backward2_##S(                                                                        \
+      const T* s, const T* x, const T* y, const T* w, const T* alpha, const T* beta, const T* gamma,                \
+      const AtommlEdges* by_center, const AtommlEdges* by_neighbor, T* ds, T* dx, T* dy, T* dw,                     \
+      const AtommlCoupling* coupling, int64_t c, int threads);
 
 ATOMML_DECLARE(float, f32)
 ATOMML_DECLARE(double, f64)

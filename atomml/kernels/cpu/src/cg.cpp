@@ -1,51 +1,74 @@
 #include "cg.hpp"
+#include "cg_adjoint.hpp"
+#include "cg_first.hpp"
 
 namespace atomml {
 namespace {
 
 template <class T>
-int cg_conv(const T* x, const T* y, const T* w, const AtommlEdges* edges, const AtommlCoupling* coupling, T* out,
-            int64_t c, int swap, int threads) {
-  if (!valid(*edges)) return kBadIndex;
-  return guarded([&] {
-    const MatrixPlan<T> plan(*coupling, swap != 0);
-    const int64_t dim_x = swap ? coupling->dim_out : coupling->dim_x, dim_out = swap ? coupling->dim_x : coupling->dim_out;
-    const CGConv<T> kernel{x, y, w, *edges, out, dim_x, coupling->dim_y, dim_out, coupling->paths, c, plan};
-    parallel_rows(edges->pointer, edges->rows, useful_threads(threads, double(edges->edges) * plan.numbers * c),
-                  [&](int64_t begin, int64_t end) { kernel.rows(begin, end); });
-  });
+void first_degrees(const Gradients<T>& g, const FirstDegrees<T>& c, int64_t channels, int threads) {
+  const auto conv = [&](int64_t begin, int64_t end) {
+    if (g.ds) FirstConv<T>{g.of_s, *g.by_center, g.ds, channels, c.c, 3, 1}.rows(begin, end);
+  };
+  const auto conv_x = [&](int64_t begin, int64_t end) {
+    FirstConv<T>{g.of_x, *g.by_neighbor, g.dx, channels, c.c, 1, 3}.rows(begin, end);
+  };
+  const auto adjoint = [&](int64_t begin, int64_t end) {
+    if (g.dy || g.dw) FirstAdjoint<T>{g.of_yw, g.s, *g.by_center, g.dy, g.dw, channels, c.c}.rows(begin, end);
+  };
+  compute(g, 14.0 * channels, threads, conv, conv_x, adjoint);
 }
 
 template <class T>
-int cg_yw(const T* x, const T* y, const T* w, const T* s, const AtommlEdges* edges, const AtommlCoupling* coupling,
-          T* dy, T* dw, int64_t c, int threads) {
-  if (!valid(*edges)) return kBadIndex;
+void any_degrees(const Gradients<T>& g, const AtommlCoupling& k, int64_t channels, int threads) {
+  const MatrixPlan<T> plan(k, false), plan_x(k, true);
+  const AdjointPlan<T> plan_yw(k);
+  const auto conv = [&](int64_t begin, int64_t end) {
+    if (g.ds) CGConv<T>{g.of_s, *g.by_center, g.ds, k.dim_x, k.dim_y, k.dim_out, k.paths, channels, plan}.rows(begin, end);
+  };
+  const auto conv_x = [&](int64_t begin, int64_t end) {
+    CGConv<T>{g.of_x, *g.by_neighbor, g.dx, k.dim_out, k.dim_y, k.dim_x, k.paths, channels, plan_x}.rows(begin, end);
+  };
+  const auto adjoint = [&](int64_t begin, int64_t end) {
+    if (g.dy || g.dw)
+      CGAdjoint<T>{g.of_yw, g.s, *g.by_center, g.dy, g.dw, k.dim_x, k.dim_y, k.dim_out, k.paths, channels, plan_yw}
+          .rows(begin, end);
+  };
+  compute(g, double(plan.numbers) * channels, threads, conv, conv_x, adjoint);
+}
+
+template <class T>
+int gradients(const Gradients<T>& g, const AtommlCoupling& coupling, int64_t channels, int threads) {
+  if (!g.valid()) return kBadIndex;
   return guarded([&] {
-    const TermPlan<T> plan(*coupling);
-    will_write(dw, edges->edges * coupling->paths * c);
-    auto run = [&](auto want_y, auto want_w) {
-      const CGAdjoint<T, want_y, want_w> kernel{x,  y,  w,  s, *edges, dy, dw, coupling->dim_x, coupling->dim_y,
-                                                coupling->dim_out, coupling->paths, c, plan};
-      parallel_rows(edges->pointer, edges->rows, useful_threads(threads, double(edges->edges) * plan.terms.size() * c),
-                    [&](int64_t begin, int64_t end) { kernel.rows(begin, end); });
-    };
-    if (dy && dw) run(std::true_type{}, std::true_type{});
-    else if (dy) run(std::true_type{}, std::false_type{});
-    else if (dw) run(std::false_type{}, std::true_type{});
+    if (g.dw) will_write(g.dw, g.by_center->edges * coupling.paths * channels);
+    const FirstDegrees<T> first(coupling);
+    if (first.fits) first_degrees(g, first, channels, threads);
+    else any_degrees(g, coupling, channels, threads);
   });
 }
 
 }  // namespace
 }  // namespace atomml
 
-#define ATOMML_DEFINE(T, S)                                                                                      \
-  int atomml_cg_conv_##S(const T* x, const T* y, const T* w, const AtommlEdges* edges,                           \
-                         const AtommlCoupling* coupling, T* out, int64_t c, int swap, int threads) {             \
-    return atomml::cg_conv(x, y, w, edges, coupling, out, c, swap, threads);                                     \
-  }                                                                                                              \
-  int atomml_cg_yw_##S(const T* x, const T* y, const T* w, const T* s, const AtommlEdges* edges,                 \
-                       const AtommlCoupling* coupling, T* dy, T* dw, int64_t c, int threads) {                   \
-    return atomml::cg_yw(x, y, w, s, edges, coupling, dy, dw, c, threads);                                       \
+#define ATOMML_DEFINE(T, S)                                                                                        \
+  int atomml_cg_conv_##S(const T* x, const T* y, const T* w, const AtommlEdges* by_center, T* out,                 \
+                         const AtommlCoupling* coupling, int64_t c, int threads) {                                 \
+    return atomml::gradients(atomml::Gradients<T>::conv(x, y, w, by_center, out), *coupling, c, threads);          \
+  }                                                                                                                \
+  int atomml_cg_backward_##S(const T* s, const T* x, const T* y, const T* w, const AtommlEdges* by_center,         \
+                             const AtommlEdges* by_neighbor, T* dx, T* dy, T* dw, const AtommlCoupling* coupling,  \
+                             int64_t c, int threads) {                                                             \
+    return atomml::gradients(atomml::Gradients<T>::first(s, x, y, w, by_center, by_neighbor, dx, dy, dw),          \
+                             *coupling, c, threads);                                                               \
+  }                                                                                                                \
+  int atomml_cg_backward2_##S(const T* s, const T* x, const T* y, const T* w, const T* alpha, const T* beta,       \
+                              const T* gamma, const AtommlEdges* by_center, const AtommlEdges* by_neighbor,        \
+                              T* ds, T* dx, T* dy, T* dw, const AtommlCoupling* coupling, int64_t c,               \
+                              int threads) {                                                                       \
+    return atomml::gradients(                                                                                      \
+        atomml::Gradients<T>::second(s, x, y, w, alpha, beta, gamma, by_center, by_neighbor, ds, dx, dy, dw),      \
+        *coupling, c, threads);                                                                                    \
   }
 ATOMML_DEFINE(float, f32)
 ATOMML_DEFINE(double, f64)

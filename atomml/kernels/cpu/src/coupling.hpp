@@ -80,34 +80,4 @@ template <class T> struct MatrixPlan {
   }
 };
 
-// A term value · x[a] · s[k] of one component b of the harmonics.
-template <class T> struct Term {
-  int32_t product;  // number of x[a] s[k] among the products of the degrees of its path
-  T value;
-};
-
-// Terms by path and component b, z_t[b] = sum_ak M_t[a,b,k] x[a] s[k]; paths of the same l1 and l3 follow each
-// other, since they share their products.
-template <class T> struct TermPlan {
-  std::vector<PathPlan> paths;
-  std::vector<int64_t> first;  // terms of path n and component b: first[start[n] + b] .. first[start[n] + b + 1]
-  std::vector<int64_t> start;
-  std::vector<Term<T>> terms;
-
-  explicit TermPlan(const AtommlCoupling& c) {
-    for (int64_t t = 0; t < c.paths; ++t) paths.push_back(plan_path(c, t, false));
-    std::stable_sort(paths.begin(), paths.end(), [](auto& u, auto& v) { return u.a0 < v.a0 || (u.a0 == v.a0 && u.k0 < v.k0); });
-    for (const PathPlan& p : paths) {
-      start.push_back(first.size());
-      for (int64_t b = p.b0; b < p.b0 + p.d2; ++b) {
-        first.push_back(terms.size());
-        for (int64_t n = c.first[p.path]; n < c.first[p.path + 1]; ++n)
-          if (c.index[4 * n + 1] == b)
-            terms.push_back({int32_t((c.index[4 * n] - p.a0) * p.d3 + c.index[4 * n + 2] - p.k0), T(c.value[n])});
-      }
-      first.push_back(terms.size());
-    }
-  }
-};
-
 }  // namespace atomml

@@ -14,52 +14,52 @@ int mix(const T* matrix, const T* x, T* out, int64_t n, int64_t r, int64_t a, in
 }
 
 template <class T>
-int cp_conv(const T* p, const T* q, const T* w, const AtommlEdges* edges, T* out, const int64_t* groups,
-            int64_t n_groups, int64_t c, int threads) {
-  if (!valid(*edges)) return kBadIndex;
+int cp_gradients(const Gradients<T>& g, const int64_t* sizes, int64_t n_groups, int64_t c, int threads) {
+  if (!g.valid()) return kBadIndex;
   return guarded([&] {
-    const auto parts = rank_groups(groups, n_groups);
-    const int64_t ranks = parts.back().first + parts.back().size;
-    const CPConv<T> kernel{p, q, w, *edges, out, ranks, n_groups, c, parts};
-    parallel_rows(edges->pointer, edges->rows, useful_threads(threads, double(edges->edges) * ranks * c),
-                  [&](int64_t begin, int64_t end) { kernel.rows(begin, end); });
-  });
-}
-
-template <class T>
-int cp_qw(const T* p, const T* q, const T* w, const T* s, const AtommlEdges* edges, T* dq, T* dw,
-          const int64_t* groups, int64_t n_groups, int64_t c, int threads) {
-  if (!valid(*edges)) return kBadIndex;
-  return guarded([&] {
-    const auto parts = rank_groups(groups, n_groups);
-    const int64_t ranks = parts.back().first + parts.back().size;
-    will_write(dw, edges->edges * n_groups * c);
-    auto run = [&](auto want_q, auto want_w) {
-      const CPAdjoint<T, want_q, want_w> kernel{p, q, w, s, *edges, dq, dw, ranks, n_groups, c, parts};
-      parallel_rows(edges->pointer, edges->rows, useful_threads(threads, 2.0 * edges->edges * ranks * c),
-                    [&](int64_t begin, int64_t end) { kernel.rows(begin, end); });
+    const auto groups = rank_groups(sizes, n_groups);
+    const int64_t ranks = groups.back().first + groups.back().size;
+    if (g.dw) will_write(g.dw, g.by_center->edges * n_groups * c);
+    const auto conv = [&](int64_t begin, int64_t end) {
+      if (g.ds) CPConv<T>{g.of_s, *g.by_center, g.ds, ranks, n_groups, c, groups}.rows(begin, end);
     };
-    if (dq && dw) run(std::true_type{}, std::true_type{});
-    else if (dq) run(std::true_type{}, std::false_type{});
-    else if (dw) run(std::false_type{}, std::true_type{});
+    const auto conv_x = [&](int64_t begin, int64_t end) {
+      CPConv<T>{g.of_x, *g.by_neighbor, g.dx, ranks, n_groups, c, groups}.rows(begin, end);
+    };
+    const auto adjoint = [&](int64_t begin, int64_t end) {
+      if (g.dy || g.dw)
+        CPAdjoint<T>{g.of_yw, g.s, *g.by_center, g.dy, g.dw, ranks, n_groups, c, groups}.rows(begin, end);
+    };
+    compute(g, double(ranks) * c, threads, conv, conv_x, adjoint);
   });
 }
 
 }  // namespace
 }  // namespace atomml
 
-#define ATOMML_DEFINE(T, S)                                                                                      \
-  int atomml_mix_##S(const T* matrix, const T* x, T* out, int64_t n, int64_t r, int64_t a, int64_t c,            \
-                     int threads) {                                                                              \
-    return atomml::mix(matrix, x, out, n, r, a, c, threads);                                                     \
-  }                                                                                                              \
-  int atomml_cp_conv_##S(const T* p, const T* q, const T* w, const AtommlEdges* edges, T* out,                   \
-                         const int64_t* groups, int64_t n_groups, int64_t c, int threads) {                      \
-    return atomml::cp_conv(p, q, w, edges, out, groups, n_groups, c, threads);                                   \
-  }                                                                                                              \
-  int atomml_cp_qw_##S(const T* p, const T* q, const T* w, const T* s, const AtommlEdges* edges, T* dq, T* dw,   \
-                       const int64_t* groups, int64_t n_groups, int64_t c, int threads) {                        \
-    return atomml::cp_qw(p, q, w, s, edges, dq, dw, groups, n_groups, c, threads);                               \
+#define ATOMML_DEFINE(T, S)                                                                                        \
+  int atomml_mix_##S(const T* matrix, const T* x, T* out, int64_t n, int64_t r, int64_t a, int64_t c,              \
+                     int threads) {                                                                                \
+    return atomml::mix(matrix, x, out, n, r, a, c, threads);                                                       \
+  }                                                                                                                \
+  int atomml_cp_conv_##S(const T* p, const T* q, const T* w, const AtommlEdges* by_center, T* out,                 \
+                         const int64_t* groups, int64_t n_groups, int64_t c, int threads) {                        \
+    return atomml::cp_gradients(atomml::Gradients<T>::conv(p, q, w, by_center, out), groups, n_groups, c,          \
+                                threads);                                                                          \
+  }                                                                                                                \
+  int atomml_cp_backward_##S(const T* s, const T* p, const T* q, const T* w, const AtommlEdges* by_center,         \
+                             const AtommlEdges* by_neighbor, T* dp, T* dq, T* dw, const int64_t* groups,           \
+                             int64_t n_groups, int64_t c, int threads) {                                           \
+    return atomml::cp_gradients(atomml::Gradients<T>::first(s, p, q, w, by_center, by_neighbor, dp, dq, dw),       \
+                                groups, n_groups, c, threads);                                                     \
+  }                                                                                                                \
+  int atomml_cp_backward2_##S(const T* s, const T* p, const T* q, const T* w, const T* alpha, const T* beta,       \
+                              const T* gamma, const AtommlEdges* by_center, const AtommlEdges* by_neighbor,        \
+                              T* ds, T* dp, T* dq, T* dw, const int64_t* groups, int64_t n_groups, int64_t c,      \
+                              int threads) {                                                                       \
+    return atomml::cp_gradients(                                                                                   \
+        atomml::Gradients<T>::second(s, p, q, w, alpha, beta, gamma, by_center, by_neighbor, ds, dp, dq, dw),      \
+        groups, n_groups, c, threads);                                                                             \
   }
 ATOMML_DEFINE(float, f32)
 ATOMML_DEFINE(double, f64)

@@ -8,6 +8,7 @@
 #include "api.h"
 #include "parallel.hpp"
 #include "simd.hpp"
+#include "terms.hpp"
 
 namespace atomml {
 
@@ -63,24 +64,27 @@ INLINE void for_channels(int64_t channels, Visit visit) {
 }
 
 template <class T> struct CPConv {
-  const T *p, *q, *w;
-  AtommlEdges edges;
+  const Terms<T>& terms;
+  const AtommlEdges& edges;
   T* out;
   int64_t ranks, n_groups, channels;
-  std::vector<RankGroup> groups;
+  const std::vector<RankGroup>& groups;
 
   template <int R, int V, bool Full>
   INLINE void tile(int64_t row, int64_t g, int64_t r, int64_t c, int n) const {
     Vec<T> acc[R][V] = {};
-    for (int64_t k = edges.pointer[row]; k < edges.pointer[row + 1]; ++k) {
-      const int64_t e = edges.edge ? edges.edge[k] : k;
-      const T* pj = p + (edges.other[e] * ranks + r) * channels + c;
-      const T* qe = q + e * ranks + r;
-      Vec<T> we[V];
-      UNROLL for (int v = 0; v < V; ++v) we[v] = load_n<Full>(w + (e * n_groups + g) * channels + c + v * kLanes<T>, n);
-      UNROLL for (int a = 0; a < R; ++a) {
-        UNROLL for (int v = 0; v < V; ++v)
-          acc[a][v] += broadcast(qe[a]) * (we[v] * load_n<Full>(pj + a * channels + v * kLanes<T>, n));
+    for (const Term<T>& term : terms) {
+      for (int64_t k = edges.pointer[row]; k < edges.pointer[row + 1]; ++k) {
+        const int64_t e = edges.edge ? edges.edge[k] : k;
+        const T* pj = term.x + (edges.other[e] * ranks + r) * channels + c;
+        const T* qe = term.y + e * ranks + r;
+        const T* wc = term.w + (e * n_groups + g) * channels + c;
+        Vec<T> we[V];
+        UNROLL for (int v = 0; v < V; ++v) we[v] = load_n<Full>(wc + v * kLanes<T>, n);
+        UNROLL for (int a = 0; a < R; ++a) {
+          UNROLL for (int v = 0; v < V; ++v)
+            acc[a][v] += broadcast(qe[a]) * (we[v] * load_n<Full>(pj + a * channels + v * kLanes<T>, n));
+        }
       }
     }
     T* o = out + (row * ranks + r) * channels + c;
@@ -108,50 +112,45 @@ template <class T> struct CPConv {
 
 // Both adjoints on edges. For a tile of ranks all channels of one edge are visited; the sums of dq over
 // channels stay in registers, those of dw over ranks in the output row.
-template <class T, bool WantQ, bool WantW> struct CPAdjoint {
-  const T *p, *q, *w, *s;
-  AtommlEdges edges;
+template <class T> struct CPAdjoint {
+  const Terms<T>& terms;
+  const T* s;
+  const AtommlEdges& edges;
   T *dq, *dw;
   int64_t ranks, n_groups, channels;
-  std::vector<RankGroup> groups;
+  const std::vector<RankGroup>& groups;
 
-  template <int R, int V, bool Full>
-  INLINE void block(Vec<T> (&acc)[R], const T* pj, const T* si, const T* qe, const T* we, T* dwe, bool start, int n) const {
-    UNROLL for (int v = 0; v < V; ++v) {
-      const int64_t shift = v * kLanes<T>;
-      Vec<T> weight = {}, total = {};
-      if constexpr (WantQ) weight = load_n<Full>(we + shift, n);
-      if constexpr (WantW) {
-        if (!start) total = load_n<Full>(dwe + shift, n);
-      }
+  // A tile of ranks from r and one vector of channels; `first` is true for the first tile of its group.
+  template <int R, bool Full>
+  INLINE void vector(Vec<T> (&acc)[R], int64_t row, int64_t e, int64_t g, int64_t r, bool first, int64_t c, int n) const {
+    const int64_t weights = (e * n_groups + g) * channels + c;
+    const T* si = s + (row * ranks + r) * channels + c;
+    Vec<T> total = {};
+    if (dw && !first) total = load_n<Full>(dw + weights, n);
+    for (const Term<T>& term : terms) {
+      const T* pj = term.x + (edges.other[e] * ranks + r) * channels + c;
+      const T* qe = term.y + e * ranks + r;
+      const bool to_q = dq && term.w, to_w = dw && term.y;
+      Vec<T> weight = {};
+      if (to_q) weight = load_n<Full>(term.w + weights, n);
       UNROLL for (int a = 0; a < R; ++a) {
-        const Vec<T> product = load_n<Full>(pj + a * channels + shift, n) * load_n<Full>(si + a * channels + shift, n);
-        if constexpr (WantW) total += broadcast(qe[a]) * product;
-        if constexpr (WantQ) acc[a] += weight * product;
+        const Vec<T> product = load_n<Full>(pj + a * channels, n) * load_n<Full>(si + a * channels, n);
+        if (to_w) total += broadcast(qe[a]) * product;
+        if (to_q) acc[a] += weight * product;
       }
-      if constexpr (WantW) store_n<Full>(dwe + shift, total, n);
     }
+    if (dw) store_n<Full>(dw + weights, total, n);
   }
 
-  template <int R> INLINE void edge(Tile<R>, int64_t row, int64_t e, int64_t g, int64_t r, bool start) const {
-    const T* pj = p + (edges.other[e] * ranks + r) * channels;
-    const T* si = s + (row * ranks + r) * channels;
-    const T* qe = WantW ? q + e * ranks + r : nullptr;
-    const int64_t weights = (e * n_groups + g) * channels;
+  template <int R> INLINE void edge(Tile<R>, int64_t row, int64_t e, int64_t g, int64_t r, bool first) const {
+    constexpr int lanes = kLanes<T>;
     Vec<T> acc[R] = {};
-    for_channels<T>(channels, [&](auto vectors, auto full, int64_t c, int n) {
-      apply(acc, vectors, full, pj + c, si + c, qe, WantQ ? w + weights + c : nullptr,
-            WantW ? dw + weights + c : nullptr, start, n);
-    });
-    if constexpr (WantQ) {
+    int64_t c = 0;
+    for (; c + lanes <= channels; c += lanes) vector<R, true>(acc, row, e, g, r, first, c, lanes);
+    if (c < channels) vector<R, false>(acc, row, e, g, r, first, c, int(channels - c));
+    if (dq) {
       UNROLL for (int a = 0; a < R; ++a) dq[e * ranks + r + a] = sum<T>(acc[a]);
     }
-  }
-
-  template <int R, int V, bool Full>
-  INLINE void apply(Vec<T> (&acc)[R], Tile<V>, std::bool_constant<Full>, const T* pj, const T* si, const T* qe,
-                    const T* we, T* dwe, bool start, int n) const {
-    block<R, V, Full>(acc, pj, si, qe, we, dwe, start, n);
   }
 
   void rows(int64_t begin, int64_t end) const {

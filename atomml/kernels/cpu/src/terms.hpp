@@ -1,0 +1,88 @@
+// What every gradient of F(s, x, y, w) = sum_i s_i S(x, y, w)_i is made of, for both families of operators.
+//
+// The derivatives of its gradients are sums of up to three terms in which a cotangent stands in the place of an
+// operand. Kernels take the sum as a whole, so that each result is written once.
+#pragma once
+#include <algorithm>
+
+#include "api.h"
+#include "parallel.hpp"
+
+namespace atomml {
+
+template <class T> struct Term {
+  const T *x, *y, *w;
+};
+
+template <class T> struct Terms {
+  Term<T> term[3];
+  int n = 0;
+
+  void add(const T* x, const T* y, const T* w) { term[n++] = {x, y, w}; }
+  const Term<T>* begin() const { return term; }
+  const Term<T>* end() const { return term + n; }
+};
+
+// Sums to compute and where they go; a null result is not wanted.
+template <class T> struct Gradients {
+  const T* s;
+  Terms<T> of_s;   // S(x, y, w)
+  Terms<T> of_x;   // Sx(s, y, w), with s as x
+  Terms<T> of_yw;  // Sy(x, s, w) unless w is null, Sw(x, y, s) unless y is null
+  T *ds, *dx, *dy, *dw;
+  const AtommlEdges *by_center, *by_neighbor;
+
+  static Gradients conv(const T* x, const T* y, const T* w, const AtommlEdges* by_center, T* out) {
+    Gradients g{nullptr, {}, {}, {}, out, nullptr, nullptr, nullptr, by_center, nullptr};
+    g.of_s.add(x, y, w);
+    return g;
+  }
+
+  static Gradients first(const T* s, const T* x, const T* y, const T* w, const AtommlEdges* by_center,
+                         const AtommlEdges* by_neighbor, T* dx, T* dy, T* dw) {
+    Gradients g{s, {}, {}, {}, nullptr, dx, dy, dw, by_center, by_neighbor};
+    g.of_x.add(s, y, w);
+    g.of_yw.add(x, y, w);
+    return g;
+  }
+
+  // of F(s, a, y, w) + F(s, x, b, w) + F(s, x, y, c)
+  static Gradients second(const T* s, const T* x, const T* y, const T* w, const T* a, const T* b, const T* c,
+                          const AtommlEdges* by_center, const AtommlEdges* by_neighbor, T* ds, T* dx, T* dy, T* dw) {
+    Gradients g{s, {}, {}, {}, ds, dx, dy, dw, by_center, by_neighbor};
+    if (a) g.of_s.add(a, y, w);
+    if (b) g.of_s.add(x, b, w);
+    if (c) g.of_s.add(x, y, c);
+    if (b) g.of_x.add(s, b, w);
+    if (c) g.of_x.add(s, y, c);
+    if (a) g.of_yw.add(a, y, w);
+    if (b || c) g.of_yw.add(x, b, c);
+    return g;
+  }
+
+  bool valid() const {
+    const bool center = ds || dy || dw;
+    return (!center || atomml::valid(*by_center)) && (!dx || atomml::valid(*by_neighbor));
+  }
+};
+
+// Runs the kernels of S, of Sx, and of Sy and Sw on all rows; each does nothing where its result is not wanted.
+template <class T, class Conv, class ConvX, class Adjoint>
+void compute(const Gradients<T>& g, double multiply_adds, int threads, const Conv& conv, const ConvX& conv_x, const Adjoint& adjoint) {
+  if (g.ds || g.dy || g.dw) {
+    const double terms = (g.ds ? g.of_s.n : 0) + (g.dy || g.dw ? 2.0 * g.of_yw.n : 0);
+    parallel_rows(g.by_center->pointer, g.by_center->rows, useful_threads(threads, g.by_center->edges * multiply_adds * terms),
+                  [&](int64_t begin, int64_t end) {
+                    constexpr int64_t few = 4;  // rows in turn: the second kernel finds in the cache what the first read
+                    for (int64_t row = begin; row < end; row += few) {
+                      conv(row, std::min(row + few, end));
+                      adjoint(row, std::min(row + few, end));
+                    }
+                  });
+  }
+  if (g.dx)
+    parallel_rows(g.by_neighbor->pointer, g.by_neighbor->rows,
+                  useful_threads(threads, g.by_neighbor->edges * multiply_adds * g.of_x.n), conv_x);
+}
+
+}  // namespace atomml
