@@ -54,9 +54,9 @@ Mode = Literal["forward", "backward", "double"]
 OPERATORS: dict[Mode, dict[Operator, int]] = {
     "forward": {"conv": 1},
     "backward": {"conv": 1, "conv_p": 1, "conv_qw": 1},
-    "double": {"conv": 4, "conv_p": 3, "conv_qw": 3},
+    "double": {"conv": 4, "conv_p": 3, "conv_qw": 2, "conv_q": 1, "conv_w": 1},
 }
-"""How often each operator runs in each mode; the rule of derivatives is in `atomml.kernels.ops`."""
+"""How often each operator runs in each mode; the rule of derivatives is in `atomml.kernels.trilinear`."""
 
 _MIXES: dict[Mode, int] = {"forward": 2, "backward": 4, "double": 7}
 _INDEX = 8

@@ -79,7 +79,7 @@ def test_modes_are_sums_of_their_launches():
     backward = cg_convolution_cost("backward", SMALL, coupling)
     assert forward == [cg_cost("conv", SMALL, coupling)]
     assert len(backward) == 3
-    assert len(cg_convolution_cost("double", SMALL, coupling)) == 10
+    assert len(cg_convolution_cost("double", SMALL, coupling)) == 11
     assert cp_convolution_cost("forward", SMALL, 4, 6, 1) == [
         mix_cost(SMALL, 4, 6),
         mix_cost(SMALL, 4, 6),
