@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT
 
 SOURCES = ROOT / "atomml" / "kernels" / "cpu" / "src"
-PROGRAMS = {"tdn_program.cpp": ["tdn.cpp"]}
+PROGRAMS = {"tdn_program.cpp": ["tdn.cpp"], "conv_program.cpp": ["cp.cpp", "cg.cpp"]}
 VARIANTS = {"portable": []}
 if platform.machine() == "x86_64":
     VARIANTS["native"] = ["-march=native"]
