@@ -37,10 +37,11 @@ class Layout(NamedTuple):
 
 def conv(layout: Layout, x: Tensor, y: Tensor, w: Tensor, index: EdgeIndex) -> Tensor:
     """S(x, y, w)."""
-    shapes, (_, x, y, w) = _checked(layout, index, (None, x, y, w))
     index = _contiguous(index)
+    shapes = _shapes(layout, index, x.shape[-1])
+    x, y, w = _checked("xyw", (x, y, w), shapes[1:], x.dtype)
     out = x.new_empty(shapes[0])
-    edges = edges_by_center(index.neighbor, index.row_ptr, len(x))
+    edges = edges_by_center(index.neighbor, index.row_ptr, shapes[1][0])
     call(f"{layout.family}_conv", x.dtype, x, y, w, edges, out, *_rest(layout, x))
     return out
 
@@ -55,8 +56,13 @@ def first_derivatives(
     index: EdgeIndex,
 ) -> list[_Optional]:
     """Gradients of F in x, y, w, those that are wanted; an operand that no wanted gradient contains may be None."""
-    shapes, operands = _checked(layout, index, (s, x, y, w))
-    return _gradients("backward", layout, operands, shapes[1:], index, wanted, center=any(wanted[1:]))
+    index = _contiguous(index)
+    shapes = _shapes(layout, index, s.shape[-1])
+    operands = _checked("sxyw", (s, x, y, w), shapes, s.dtype)
+    edges = _edges(index, center=wanted[1] or wanted[2], neighbor=wanted[0])
+    results = [s.new_empty(shape) if want else None for shape, want in zip(shapes[1:], wanted, strict=True)]
+    call(f"{layout.family}_backward", s.dtype, *operands, *edges, *results, *_rest(layout, s))
+    return results
 
 
 def second_derivatives(
@@ -72,59 +78,49 @@ def second_derivatives(
     index: EdgeIndex,
 ) -> list[_Optional]:
     """Gradients of F(s, α, y, w) + F(s, x, β, w) + F(s, x, y, γ) in s, x, y, w, those that are wanted."""
-    shapes, operands = _checked(layout, index, (s, x, y, w))
-    _, (_, *cotangents) = _checked(layout, index, (s, alpha, beta, gamma))
-    center = wanted[0] or wanted[2] or wanted[3]
-    return _gradients("backward2", layout, [*operands, *cotangents], shapes, index, wanted, center=center)
-
-
-def _gradients(
-    name: str,
-    layout: Layout,
-    operands: Sequence[_Optional],
-    shapes: Sequence[tuple[int, ...]],
-    index: EdgeIndex,
-    wanted: Sequence[bool],
-    *,
-    center: bool,
-) -> list[_Optional]:
-    s, index, n_atoms = operands[0], _contiguous(index), len(index.col_ptr) - 1
-    assert s is not None  # every gradient contains it
+    index = _contiguous(index)
+    shapes = _shapes(layout, index, s.shape[-1])
+    operands = _checked("sxyw", (s, x, y, w), shapes, s.dtype)
+    cotangents = _checked("αβγ", (alpha, beta, gamma), shapes[1:], s.dtype)
+    edges = _edges(index, center=wanted[0] or wanted[2] or wanted[3], neighbor=wanted[1])
     results = [s.new_empty(shape) if want else None for shape, want in zip(shapes, wanted, strict=True)]
-    by_center: Edges | None = edges_by_center(index.neighbor, index.row_ptr, n_atoms) if center else None
-    by_neighbor = (
-        edges_by_neighbor(index.center, index.transpose, index.col_ptr, len(s)) if wanted[-3] else None
-    )
-    call(f"{layout.family}_{name}", s.dtype, *operands, by_center, by_neighbor, *results, *_rest(layout, s))
+    call(f"{layout.family}_backward2", s.dtype, *operands, *cotangents, *edges, *results, *_rest(layout, s))
     return results
 
 
+def _shapes(layout: Layout, index: EdgeIndex, channels: int) -> list[tuple[int, ...]]:
+    """Shapes of s, x, y, w."""
+    of_s, of_x, of_y, of_w = layout.components
+    n_edges = index.neighbor.shape[0]
+    return [
+        (index.row_ptr.shape[0] - 1, of_s, channels),
+        (index.col_ptr.shape[0] - 1, of_x, channels),
+        (n_edges, of_y),
+        (n_edges, of_w, channels),
+    ]
+
+
 def _checked(
-    layout: Layout, index: EdgeIndex, operands: Sequence[_Optional]
-) -> tuple[list[tuple[int, ...]], list[Any]]:
-    """Shapes of s, x, y, w, and these operands in row-major order.
+    names: str, operands: Sequence[_Optional], shapes: Sequence[tuple[int, ...]], dtype: torch.dtype
+) -> list[Any]:
+    """The operands in row-major order.
 
     Raises:
         DataError: an operand has another shape, dtype or device.
     """
-    n_edges, channels = (
-        len(index.neighbor),
-        next(o.shape[-1] for o in operands if o is not None and o.ndim == 3),
-    )
-    rows = (len(index.row_ptr) - 1, len(index.col_ptr) - 1, n_edges, n_edges)
-    shapes: list[tuple[int, ...]] = [
-        (n, size) if name == "y" else (n, size, channels)
-        for name, n, size in zip("sxyw", rows, layout.components, strict=True)
-    ]
-    dtype = next(o.dtype for o in operands if o is not None)
-    for name, operand, shape in zip("sxyw", operands, shapes, strict=True):
-        if operand is not None and (operand.shape != shape or operand.dtype != dtype or not operand.is_cpu):
+    checked: list[_Optional] = []
+    for name, operand, shape in zip(names, operands, shapes, strict=True):
+        if operand is None:
+            checked.append(None)
+            continue
+        if operand.shape != shape or operand.dtype != dtype or not operand.is_cpu:
             raise DataError(
                 f"{name} is {tuple(operand.shape)}, {operand.dtype} on {operand.device}.",
-                where=f"kernels {layout.family}",
+                where="native kernels",
                 fix=f"it must be {shape}, {dtype} on cpu",
             )
-    return shapes, [None if operand is None else operand.contiguous() for operand in operands]
+        checked.append(operand.contiguous())
+    return checked
 
 
 def _contiguous(index: EdgeIndex) -> EdgeIndex:
@@ -133,13 +129,23 @@ def _contiguous(index: EdgeIndex) -> EdgeIndex:
     Raises:
         DataError: numbers of another type than int64, or not as many as there are edges.
     """
-    n_edges = len(index.neighbor)
-    whole = len(index.center) == len(index.transpose) == n_edges
-    if not whole or not all(part.dtype == torch.int64 and part.ndim == 1 and part.is_cpu for part in index):
-        raise DataError(
-            "The numbers of an index are int64, in main memory.", fix="build it by edge_index_of()"
-        )
+    n_edges = index.neighbor.shape
+    good = index.center.shape == n_edges and index.transpose.shape == n_edges
+    for part in index:
+        good = good and part.dtype == torch.int64 and part.ndim == 1 and part.is_cpu
+    if not good:
+        fix = "build it by edge_index_of()"
+        raise DataError("The numbers of an index are int64, in main memory, one for each edge.", fix=fix)
     return EdgeIndex(*[part.contiguous() for part in index])
+
+
+def _edges(index: EdgeIndex, *, center: bool, neighbor: bool) -> tuple[Edges | None, Edges | None]:
+    """By centre and by neighbour, where they are needed."""
+    n_centers, n_neighbors = index.row_ptr.shape[0] - 1, index.col_ptr.shape[0] - 1
+    by_center = edges_by_center(index.neighbor, index.row_ptr, n_neighbors) if center else None
+    if not neighbor:
+        return by_center, None
+    return by_center, edges_by_neighbor(index.center, index.transpose, index.col_ptr, n_centers)
 
 
 def _rest(layout: Layout, like: Tensor) -> tuple[Any, ...]:
