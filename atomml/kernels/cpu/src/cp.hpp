@@ -3,6 +3,7 @@
 // Sums over the edges of a row stay in registers: a tile of ranks times a pair of channel vectors, for which
 // all edges of the row are visited. The weight vector of an edge is loaded once per tile.
 #pragma once
+#include <algorithm>
 #include <vector>
 
 #include "api.h"
@@ -120,34 +121,53 @@ template <class T> struct CPAdjoint {
   int64_t ranks, n_groups, channels;
   const std::vector<RankGroup>& groups;
 
-  // A tile of ranks from r and one vector of channels; `first` is true for the first tile of its group.
-  template <int R, bool Full>
-  INLINE void vector(Vec<T> (&acc)[R], int64_t row, int64_t e, int64_t g, int64_t r, bool first, int64_t c, int n) const {
-    const int64_t weights = (e * n_groups + g) * channels + c;
-    const T* si = s + (row * ranks + r) * channels + c;
-    Vec<T> total = {};
-    if (dw && !first) total = load_n<Full>(dw + weights, n);
-    for (const Term<T>& term : terms) {
-      const T* pj = term.x + (edges.other[e] * ranks + r) * channels + c;
-      const T* qe = term.y + e * ranks + r;
-      const bool to_q = dq && term.w, to_w = dw && term.y;
-      Vec<T> weight = {};
-      if (to_q) weight = load_n<Full>(term.w + weights, n);
-      UNROLL for (int a = 0; a < R; ++a) {
-        const Vec<T> product = load_n<Full>(pj + a * channels, n) * load_n<Full>(si + a * channels, n);
-        if (to_w) total += broadcast(qe[a]) * product;
-        if (to_q) acc[a] += weight * product;
+  template <int R, int V, bool Full, bool ToQ, bool ToW>
+  INLINE void block(Vec<T> (&acc)[R], const T* pj, const T* si, const T* qe, const T* we, T* dwe, bool start, int n) const {
+    UNROLL for (int v = 0; v < V; ++v) {
+      const int64_t shift = v * kLanes<T>;
+      Vec<T> weight = {}, total = {};
+      if constexpr (ToQ) weight = load_n<Full>(we + shift, n);
+      if constexpr (ToW) {
+        if (!start) total = load_n<Full>(dwe + shift, n);
       }
+      UNROLL for (int a = 0; a < R; ++a) {
+        const Vec<T> product = load_n<Full>(pj + a * channels + shift, n) * load_n<Full>(si + a * channels + shift, n);
+        if constexpr (ToW) total += broadcast(qe[a]) * product;
+        if constexpr (ToQ) acc[a] += weight * product;
+      }
+      if constexpr (ToW) store_n<Full>(dwe + shift, total, n);
     }
-    if (dw) store_n<Full>(dw + weights, total, n);
   }
 
-  template <int R> INLINE void edge(Tile<R>, int64_t row, int64_t e, int64_t g, int64_t r, bool first) const {
-    constexpr int lanes = kLanes<T>;
+  // One term for a tile of ranks and all channels of an edge; `start`: nothing is in dw yet.
+  template <bool ToQ, bool ToW, int R>
+  INLINE void add(Vec<T> (&acc)[R], const Term<T>& term, const T* si, int64_t e, int64_t g, int64_t r, bool start) const {
+    const T* pj = term.x + (edges.other[e] * ranks + r) * channels;
+    const T* qe = ToW ? term.y + e * ranks + r : nullptr;
+    const int64_t weights = (e * n_groups + g) * channels;
+    for_channels<T>(channels, [&](auto vectors, auto full, int64_t c, int n) {
+      apply<ToQ, ToW>(acc, vectors, full, pj + c, si + c, qe, ToQ ? term.w + weights + c : nullptr, ToW ? dw + weights + c : nullptr, start, n);
+    });
+  }
+
+  template <bool ToQ, bool ToW, int R, int V, bool Full>
+  INLINE void apply(Vec<T> (&acc)[R], Tile<V>, std::bool_constant<Full>, const T* pj, const T* si, const T* qe,
+                    const T* we, T* dwe, bool start, int n) const {
+    block<R, V, Full, ToQ, ToW>(acc, pj, si, qe, we, dwe, start, n);
+  }
+
+  // A tile of ranks of one edge; `start`: it is the first of its group.
+  template <int R> INLINE void edge(Tile<R>, int64_t row, int64_t e, int64_t g, int64_t r, bool start) const {
+    const T* si = s + (row * ranks + r) * channels;
     Vec<T> acc[R] = {};
-    int64_t c = 0;
-    for (; c + lanes <= channels; c += lanes) vector<R, true>(acc, row, e, g, r, first, c, lanes);
-    if (c < channels) vector<R, false>(acc, row, e, g, r, first, c, int(channels - c));
+    for (const Term<T>& term : terms) {
+      const bool to_q = dq && term.w, to_w = dw && term.y;
+      if (to_q && to_w) add<true, true>(acc, term, si, e, g, r, start);
+      else if (to_q) add<true, false>(acc, term, si, e, g, r, start);
+      else if (to_w) add<false, true>(acc, term, si, e, g, r, start);
+      start = start && !to_w;
+    }
+    if (dw && start) std::fill_n(dw + (e * n_groups + g) * channels, channels, T(0));
     if (dq) {
       UNROLL for (int a = 0; a < R; ++a) dq[e * ranks + r + a] = sum<T>(acc[a]);
     }
