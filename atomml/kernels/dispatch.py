@@ -48,7 +48,9 @@ def backend_for(device: str, dtype: torch.dtype) -> str:
     if device == "cpu" and dtype in (torch.float32, torch.float64):
         wanted = "cpu"
         if library() is None:
-            _warn(f"The native CPU kernels were not built; computing with torch, slower. To do: {HOW_TO_BUILD}.")
+            _warn(
+                f"The native CPU kernels were not built; computing with torch, slower. To do: {HOW_TO_BUILD}."
+            )
             return "torch"
     elif device == "cuda" and find_spec("triton") is not None:
         wanted = "triton"

@@ -7,22 +7,21 @@ namespace {
 
 template <class T>
 void first_degrees(const Gradients<T>& g, const FirstDegrees<T>& c, int64_t channels, int threads) {
-  const auto conv = [&](int64_t begin, int64_t end) {
-    if (g.ds) FirstConv<T>{g.of_s, *g.by_center, g.ds, channels, c.c, 3, 1}.rows(begin, end);
-  };
-  const auto conv_x = [&](int64_t begin, int64_t end) {
-    FirstConv<T>{g.of_x, *g.by_neighbor, g.dx, channels, c.c, 1, 3}.rows(begin, end);
-  };
-  const auto adjoint = [&](int64_t begin, int64_t end) {
-    if (g.dy || g.dw) FirstAdjoint<T>{g.of_yw, g.s, *g.by_center, g.dy, g.dw, channels, c.c}.rows(begin, end);
-  };
-  compute(g, 14.0 * channels, threads, conv, conv_x, adjoint);
+  const double work = 14.0 * channels;
+  if (g.ds)
+    parallel_rows(g.by_center->pointer, g.by_center->rows, useful_threads(threads, g.by_center->edges * work * g.of_s.n),
+                  [&](int64_t begin, int64_t end) { FirstConv<T>{g.of_s, *g.by_center, g.ds, channels, c.c}.rows(begin, end); });
+  if (!(g.dx || g.dy || g.dw)) return;
+  const FirstAdjoint<T> adjoint{g, channels, c.c, g.dw && streams(g.dw, g.by_neighbor->edges * 4 * channels, channels)};
+  parallel_rows(g.by_neighbor->pointer, g.by_neighbor->rows, useful_threads(threads, g.by_neighbor->edges * work * (g.of_x.n + 2 * g.of_yw.n)),
+                [&](int64_t begin, int64_t end) { adjoint.rows(begin, end); });
 }
 
 template <class T>
 void any_degrees(const Gradients<T>& g, const AtommlCoupling& k, int64_t channels, int threads) {
   const MatrixPlan<T> plan(k, false), plan_x(k, true);
   const AdjointPlan<T> plan_yw(k);
+  const bool streamed = g.dw && streams(g.dw, g.by_center->edges * k.paths * channels, channels);
   const auto conv = [&](int64_t begin, int64_t end) {
     if (g.ds) CGConv<T>{g.of_s, *g.by_center, g.ds, k.dim_x, k.dim_y, k.dim_out, k.paths, channels, plan}.rows(begin, end);
   };
@@ -31,7 +30,7 @@ void any_degrees(const Gradients<T>& g, const AtommlCoupling& k, int64_t channel
   };
   const auto adjoint = [&](int64_t begin, int64_t end) {
     if (g.dy || g.dw)
-      CGAdjoint<T>{g.of_yw, g.s, *g.by_center, g.dy, g.dw, k.dim_x, k.dim_y, k.dim_out, k.paths, channels, plan_yw}
+      CGAdjoint<T>{g.of_yw, g.s, *g.by_center, g.dy, g.dw, k.dim_x, k.dim_y, k.dim_out, k.paths, channels, plan_yw, streamed}
           .rows(begin, end);
   };
   compute(g, double(plan.numbers) * channels, threads, conv, conv_x, adjoint);
@@ -43,7 +42,8 @@ int gradients(const Gradients<T>& g, const AtommlCoupling& coupling, int64_t cha
   return guarded([&] {
     if (g.dw) will_write(g.dw, g.by_center->edges * coupling.paths * channels);
     const FirstDegrees<T> first(coupling);
-    if (first.fits) first_degrees(g, first, channels, threads);
+    const bool one_pass = g.dx || !(g.dy || g.dw);  // over the edges that leave an atom, which come with dx only
+    if (first.fits && one_pass) first_degrees(g, first, channels, threads);
     else any_degrees(g, coupling, channels, threads);
   });
 }

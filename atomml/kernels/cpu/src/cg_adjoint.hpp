@@ -58,6 +58,7 @@ template <class T> struct CGAdjoint {
   T *dy, *dw;
   int64_t dim_x, dim_y, dim_out, n_paths, channels;
   const AdjointPlan<T>& plan;
+  bool streamed;  // dw past the cache
 
   // One edge and one block of channels.
   struct Place {
@@ -124,7 +125,9 @@ template <class T> struct CGAdjoint {
         }
       }
     }
-    if (dw) {
+    if (dw && Full && streamed) {
+      UNROLL for (int v = 0; v < V; ++v) stream(dw + weights + v * kLanes<T>, dweight[v]);
+    } else if (dw) {
       UNROLL for (int v = 0; v < V; ++v) store_n<Full>(dw + weights + v * kLanes<T>, dweight[v], at.lanes);
     }
   }
@@ -184,6 +187,7 @@ template <class T> struct CGAdjoint {
         if (dy)
           for (int64_t b = 0; b < dim_y; ++b) dy[e * dim_y + b] = sum<T>(total[b]);
       }
+    stream_end();
   }
 };
 

@@ -2,12 +2,13 @@
 //
 //   out_0 = c_0 w_0 y_0 x_0 + c_3 w_3 (y · x),    out = c_1 w_1 x_0 y + c_2 w_2 y_0 x
 //
-// with the vectors x, y, out of degree 1. In the adjoint in x paths 1 and 3 change places.
+// with the vectors x, y, out of degree 1.
 #pragma once
 #include <algorithm>
 #include <iterator>
 
 #include "cg.hpp"
+#include "terms.hpp"
 
 namespace atomml {
 
@@ -32,8 +33,7 @@ template <class T> struct FirstConv {
   const AtommlEdges& edges;
   T* out;
   int64_t channels;
-  const T* c;       // one number for each path
-  int dot, spread;  // paths of degree 1 to 0 and of degree 0 to 1
+  const T* c;  // one number for each path
 
   template <int V, bool Full> void vectors(int64_t row, int64_t first, int n) const {
     constexpr int64_t ahead = 6;
@@ -54,8 +54,8 @@ template <class T> struct FirstConv {
           Vec<T> product = broadcast(ye[1]) * x[1];
           UNROLL for (int a = 2; a < 4; ++a) product += broadcast(ye[a]) * x[a];
           acc[0][v] += (y00 * load_n<Full>(we + shift, n)) * x[0];
-          acc[0][v] += (broadcast(c[dot]) * load_n<Full>(we + dot * channels + shift, n)) * product;
-          const Vec<T> scalar = (broadcast(c[spread]) * load_n<Full>(we + spread * channels + shift, n)) * x[0];
+          acc[0][v] += (broadcast(c[3]) * load_n<Full>(we + 3 * channels + shift, n)) * product;
+          const Vec<T> scalar = (broadcast(c[1]) * load_n<Full>(we + channels + shift, n)) * x[0];
           const Vec<T> scale = y0 * load_n<Full>(we + 2 * channels + shift, n);
           UNROLL for (int a = 1; a < 4; ++a) {
             acc[a][v] += broadcast(ye[a]) * scalar;
@@ -77,59 +77,102 @@ template <class T> struct FirstConv {
   }
 };
 
-// dw_0 = c_0 y_0 x_0 s_0, dw_1 = c_1 x_0 (y · s), dw_2 = c_2 y_0 (x · s), dw_3 = c_3 s_0 (y · x) and, summed over
-// channels, dy_0 = c_0 w_0 x_0 s_0 + c_2 w_2 (x · s), dy = c_1 w_1 x_0 s + c_3 w_3 s_0 x.
+// The gradients dx, dy and dw in one pass over the edges that leave an atom, so that each weight is read once:
+//
+//   dx_0 = c_0 w_0 y_0 s_0 + c_1 w_1 (y · s),    dx = c_3 w_3 s_0 y + c_2 w_2 y_0 s,
+//   dw_0 = c_0 y_0 x_0 s_0, dw_1 = c_1 x_0 (y · s), dw_2 = c_2 y_0 (x · s), dw_3 = c_3 s_0 (y · x) and, summed over
+//   channels, dy_0 = c_0 w_0 x_0 s_0 + c_2 w_2 (x · s), dy = c_1 w_1 x_0 s + c_3 w_3 s_0 x.
 template <class T> struct FirstAdjoint {
-  const Terms<T>& terms;
-  const T* s;
-  const AtommlEdges& edges;
-  T *dy, *dw;
+  const Gradients<T>& g;
   int64_t channels;
   const T* c;
+  bool streamed;  // dw past the cache
+
+  // Weights of an edge times the numbers of their paths.
+  template <bool Full> INLINE void weights(const T* w, int64_t at, Vec<T> (&out)[4], int n) const {
+    UNROLL for (int t = 0; t < 4; ++t) out[t] = broadcast(c[t]) * load_n<Full>(w + at + t * channels, n);
+  }
 
   template <bool Full>
-  INLINE void vector(int64_t e, const T* si, int64_t first, Vec<T> (&total)[4], int n) const {
-    Vec<T> sv[4], dweight[4] = {};
-    UNROLL for (int a = 0; a < 4; ++a) sv[a] = load_n<Full>(si + a * channels + first, n);
-    for (const Term<T>& term : terms) {
-      const T* xe = term.x + edges.other[e] * 4 * channels + first;
+  INLINE void features(int64_t e, int64_t at, const Vec<T> (&s)[4], Vec<T> (&dx)[4], int n) const {
+    for (const Term<T>& term : g.of_x) {
+      const T* y = term.y + 4 * e;
+      const Vec<T> y0 = broadcast(y[0]), y1 = broadcast(y[1]), y2 = broadcast(y[2]), y3 = broadcast(y[3]);
+      Vec<T> w[4];
+      weights<Full>(term.w, at, w, n);
+      dx[0] += w[0] * (y0 * s[0]) + w[1] * (y1 * s[1] + y2 * s[2] + y3 * s[3]);
+      const Vec<T> spread = w[3] * s[0], scale = w[2] * y0;
+      dx[1] += spread * y1 + scale * s[1];
+      dx[2] += spread * y2 + scale * s[2];
+      dx[3] += spread * y3 + scale * s[3];
+    }
+  }
+
+  template <bool Full>
+  INLINE void edge(int64_t e, int64_t at, int64_t own, const Vec<T> (&s)[4], Vec<T> (&total)[4], int n) const {
+    Vec<T> dweight[4] = {};
+    for (const Term<T>& term : g.of_yw) {
       Vec<T> x[4];
-      UNROLL for (int a = 0; a < 4; ++a) x[a] = load_n<Full>(xe + a * channels, n);
-      const Vec<T> scalars = x[0] * sv[0], vectors = x[1] * sv[1] + x[2] * sv[2] + x[3] * sv[3];
-      if (dw && term.y) {
-        const T* ye = term.y + 4 * e;
-        const Vec<T> y1 = broadcast(ye[1]), y2 = broadcast(ye[2]), y3 = broadcast(ye[3]);
-        dweight[0] += broadcast(ye[0]) * scalars;
-        dweight[1] += x[0] * (y1 * sv[1] + y2 * sv[2] + y3 * sv[3]);
-        dweight[2] += broadcast(ye[0]) * vectors;
-        dweight[3] += sv[0] * (y1 * x[1] + y2 * x[2] + y3 * x[3]);
+      UNROLL for (int a = 0; a < 4; ++a) x[a] = load_n<Full>(term.x + own + a * channels, n);
+      const Vec<T> scalars = x[0] * s[0], vectors = x[1] * s[1] + x[2] * s[2] + x[3] * s[3];
+      if (g.dw && term.y) {
+        const T* y = term.y + 4 * e;
+        const Vec<T> y1 = broadcast(y[1]), y2 = broadcast(y[2]), y3 = broadcast(y[3]);
+        dweight[0] += broadcast(y[0]) * scalars;
+        dweight[1] += x[0] * (y1 * s[1] + y2 * s[2] + y3 * s[3]);
+        dweight[2] += broadcast(y[0]) * vectors;
+        dweight[3] += s[0] * (y1 * x[1] + y2 * x[2] + y3 * x[3]);
       }
-      if (dy && term.w) {
-        const T* we = term.w + e * 4 * channels + first;
+      if (g.dy && term.w) {
         Vec<T> w[4];
-        UNROLL for (int t = 0; t < 4; ++t) w[t] = broadcast(c[t]) * load_n<Full>(we + t * channels, n);
+        weights<Full>(term.w, at, w, n);
         total[0] += w[0] * scalars + w[2] * vectors;
-        const Vec<T> of_s = w[1] * x[0], of_x = w[3] * sv[0];
-        UNROLL for (int b = 1; b < 4; ++b) total[b] += of_s * sv[b] + of_x * x[b];
+        const Vec<T> of_s = w[1] * x[0], of_x = w[3] * s[0];
+        UNROLL for (int b = 1; b < 4; ++b) total[b] += of_s * s[b] + of_x * x[b];
       }
     }
-    if (dw) {
-      T* dwe = dw + e * 4 * channels + first;
-      UNROLL for (int t = 0; t < 4; ++t) store_n<Full>(dwe + t * channels, broadcast(c[t]) * dweight[t], n);
+    if (!g.dw) return;
+    UNROLL for (int t = 0; t < 4; ++t) {
+      T* dwe = g.dw + at + t * channels;
+      if (Full && streamed) stream(dwe, broadcast(c[t]) * dweight[t]);
+      else store_n<Full>(dwe, broadcast(c[t]) * dweight[t], n);
+    }
+  }
+
+  // V vectors of channels from `first` on.
+  template <int V, bool Full> void vectors(int64_t row, int64_t first, int n) const {
+    constexpr int64_t ahead = 4;
+    const AtommlEdges& edges = *g.by_neighbor;
+    Vec<T> dx[V][4] = {};
+    for (int64_t k = edges.pointer[row]; k < edges.pointer[row + 1]; ++k) {
+      const int64_t e = edges.edge[k], later = edges.edge[std::min(k + ahead, edges.edges - 1)];
+      Vec<T> total[4] = {};
+      UNROLL for (int v = 0; v < V; ++v) {
+        const int64_t shift = first + v * kLanes<T>, at = e * 4 * channels + shift;
+        Vec<T> s[4];
+        UNROLL for (int a = 0; a < 4; ++a) {
+          s[a] = load_n<Full>(g.s + (edges.other[e] * 4 + a) * channels + shift, n);
+          if (g.of_x.n) __builtin_prefetch(g.of_x.term[0].w + (later * 4 + a) * channels + shift);
+        }
+        if (g.dx) features<Full>(e, at, s, dx[v], n);
+        if (g.dy || g.dw) edge<Full>(e, at, row * 4 * channels + shift, s, total, n);
+      }
+      if (!g.dy) continue;
+      UNROLL for (int b = 0; b < 4; ++b) g.dy[4 * e + b] = first ? g.dy[4 * e + b] + sum<T>(total[b]) : sum<T>(total[b]);
+    }
+    if (!g.dx) return;
+    UNROLL for (int a = 0; a < 4; ++a) {
+      UNROLL for (int v = 0; v < V; ++v)
+        store_n<Full>(g.dx + (row * 4 + a) * channels + first + v * kLanes<T>, dx[v][a], n);
     }
   }
 
   void rows(int64_t begin, int64_t end) const {
     for (int64_t row = begin; row < end; ++row)
-      for (int64_t k = edges.pointer[row]; k < edges.pointer[row + 1]; ++k) {
-        const int64_t e = edges.edge ? edges.edge[k] : k;
-        const T* si = s + row * 4 * channels;
-        Vec<T> total[4] = {};
-        over_channels<T, 1>(channels, [&](auto, auto full, int64_t first, int n) { vector<full>(e, si, first, total, n); });
-        if (dy) {
-          UNROLL for (int b = 0; b < 4; ++b) dy[4 * e + b] = sum<T>(total[b]);
-        }
-      }
+      over_channels<T, kRegisters == 32 ? 4 : 1>(channels, [&](auto count, auto full, int64_t first, int n) {
+        vectors<count, full>(row, first, n);
+      });
+    stream_end();
   }
 };
 

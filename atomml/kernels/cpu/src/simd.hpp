@@ -84,6 +84,25 @@ template <class T> INLINE void store_tail(T* p, Vec<T> x, int n) {
 }
 #endif
 
+// Stores past the cache to an address that is a multiple of kBytes, for results that do not fit it: memory is then
+// not read before it is written. A thread ends its stores with stream_end.
+template <class T> INLINE void stream(T* p, Vec<T> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) _mm512_stream_ps(p, (__m512)x);
+  else _mm512_stream_pd(p, (__m512d)x);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) _mm256_stream_ps(p, (__m256)x);
+  else _mm256_stream_pd(p, (__m256d)x);
+#else
+  store(p, x);
+#endif
+}
+INLINE void stream_end() {
+#if defined(__AVX512F__) || defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
 // n lanes of which the compiler knows (Full) or does not know that there are kLanes of them.
 template <bool Full, class T> INLINE Vec<T> load_n(const T* p, int n) {
   if constexpr (Full) return load(p);

@@ -7,8 +7,15 @@
 
 #include "api.h"
 #include "parallel.hpp"
+#include "simd.hpp"
 
 namespace atomml {
+
+// Whether rows of `channels` numbers of a result of n numbers are best stored past the cache, and can be.
+template <class T> bool streams(const T* result, int64_t n, int64_t channels) {
+  constexpr int64_t large = 4 << 20;
+  return n * int64_t(sizeof(T)) > large && channels % kLanes<T> == 0 && reinterpret_cast<uintptr_t>(result) % kBytes == 0;
+}
 
 template <class T> struct Term {
   const T *x, *y, *w;
