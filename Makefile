@@ -17,7 +17,7 @@ lint: .venv/.installed
 	$(BIN)/lint-imports
 	$(BIN)/codespell atomml docs tests examples data train *.md
 
-.venv/.installed: pyproject.toml requirements/cpu.txt
+.venv/.installed: pyproject.toml setup.py requirements/cpu.txt $(wildcard atomml/kernels/cpu/src/*)
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "atomml needs Python 3.11: make PYTHON=python3.11"'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip

@@ -7,7 +7,6 @@ from types import ModuleType
 
 import torch
 
-from atomml.errors import AtommlError
 from atomml.graph.atom_graph import EdgeIndex
 from atomml.kernels import reference
 from atomml.kernels.sparse_coupling import sparse_coupling

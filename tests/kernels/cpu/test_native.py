@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from atomml.errors import DataError
-from atomml.kernels import cpu
+from atomml.kernels import cpu, reference
 from atomml.kernels.cpu import gradients
 from atomml.kernels.cpu import library as native
 from atomml.kernels.self_check import self_check
@@ -111,3 +111,16 @@ def test_an_index_of_another_length_is_refused():
     layout = gradients.Layout("cp", (6, 6, 6, 2), (native.integers(groups), 2))
     with pytest.raises(DataError, match="int64"):
         gradients.conv(layout, p, q, w, index._replace(center=index.center[1:]))
+
+
+def test_weight_gradients_that_are_stored_past_the_cache_are_right():
+    """Above 4 MB; degrees 0 and 1 have a kernel of their own."""
+    for lmax, n_edges in ((1, 1100), (2, 420)):
+        coupling = sparse_coupling(lmax, "cg_even")
+        *tensors, index = make_inputs(coupling, n_atoms=40, n_edges=n_edges, channels=256)
+        x, y, w, s = (t.float() for t in tensors)
+        assert w.nbytes > 4 << 20
+        dx, dy, dw = cpu.cg_conv_backward(s, x, y, w, [True] * 3, index, coupling)
+        expected = reference.cg_conv_yw(*(t.double() for t in (x, y, w, s)), index, coupling)
+        torch.testing.assert_close(dy.double(), expected[0], rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(dw.double(), expected[1], rtol=1e-4, atol=1e-4)

@@ -28,10 +28,9 @@ void any_degrees(const Gradients<T>& g, const AtommlCoupling& k, int64_t channel
   const auto conv_x = [&](int64_t begin, int64_t end) {
     CGConv<T>{g.of_x, *g.by_neighbor, g.dx, k.dim_out, k.dim_y, k.dim_x, k.paths, channels, plan_x}.rows(begin, end);
   };
-  const auto adjoint = [&](int64_t begin, int64_t end) {
-    if (g.dy || g.dw)
-      CGAdjoint<T>{g.of_yw, g.s, *g.by_center, g.dy, g.dw, k.dim_x, k.dim_y, k.dim_out, k.paths, channels, plan_yw, streamed}
-          .rows(begin, end);
+  const auto adjoint = [&](const AtommlEdges& edges, bool leaving, int64_t begin, int64_t end) {
+    CGAdjoint<T>{g.of_yw, g.s, edges, g.dy, g.dw, k.dim_x, k.dim_y, k.dim_out, k.paths, channels, plan_yw, streamed, leaving}
+        .rows(begin, end);
   };
   compute(g, double(plan.numbers) * channels, threads, conv, conv_x, adjoint);
 }

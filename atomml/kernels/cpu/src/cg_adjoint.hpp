@@ -60,9 +60,11 @@ template <class T> struct CGAdjoint {
   const AdjointPlan<T>& plan;
   bool streamed;  // dw past the cache
 
+  bool leaving;  // the edges leave their rows: x is that of the row, s at the other end
+
   // One edge and one block of channels.
   struct Place {
-    int64_t edge, channel;
+    int64_t edge, neighbor, channel;
     const T* s;
     Vec<T>* total;  // sums of dy
     int lanes;
@@ -108,7 +110,7 @@ template <class T> struct CGAdjoint {
     Vec<T> dweight[V] = {};
     for (const Term<T>& term : terms) {
       Vec<T> z[D2][V] = {};
-      fill(z, term.x + (edges.other[at.edge] * dim_x + p.a0) * channels + c, at.s + p.k0 * channels + shift);
+      fill(z, term.x + (at.neighbor * dim_x + p.a0) * channels + c, at.s + p.k0 * channels + shift);
       if (dw && term.y) {
         UNROLL for (int b = 0; b < d2; ++b) {
           const Vec<T> yb = broadcast(term.y[at.edge * dim_y + p.b0 + b]);
@@ -179,15 +181,15 @@ template <class T> struct CGAdjoint {
         std::fill_n(total, dim_y, Vec<T>{});
         constexpr int most = kRegisters == 32 ? 4 : 2;
         constexpr int lanes = kLanes<T>;
-        const T* si = s + row * dim_out * channels;
+        const int64_t center = leaving ? edges.other[e] : row, neighbor = leaving ? row : edges.other[e];
+        const T* si = s + center * dim_out * channels;
         int64_t c = 0;
-        for (; c + most * lanes <= channels; c += most * lanes) all_paths<most, true>({e, c, si + c, total, lanes});
-        for (; c + lanes <= channels; c += lanes) all_paths<1, true>({e, c, si + c, total, lanes});
-        if (c < channels) all_paths<1, false>({e, c, si + c, total, int(channels - c)});
+        for (; c + most * lanes <= channels; c += most * lanes) all_paths<most, true>({e, neighbor, c, si + c, total, lanes});
+        for (; c + lanes <= channels; c += lanes) all_paths<1, true>({e, neighbor, c, si + c, total, lanes});
+        if (c < channels) all_paths<1, false>({e, neighbor, c, si + c, total, int(channels - c)});
         if (dy)
           for (int64_t b = 0; b < dim_y; ++b) dy[e * dim_y + b] = sum<T>(total[b]);
       }
-    stream_end();
   }
 };
 

@@ -13,24 +13,29 @@ int mix(const T* matrix, const T* x, T* out, int64_t n, int64_t r, int64_t a, in
   });
 }
 
+template <class T, int64_t Fixed>
+void compute_gradients(const Gradients<T>& g, const std::vector<RankGroup>& groups, int64_t c, int threads) {
+  const int64_t ranks = groups.back().first + groups.back().size, n_groups = int64_t(groups.size());
+  const auto conv = [&](int64_t begin, int64_t end) {
+    if (g.ds) CPConv<T, Fixed>{g.of_s, *g.by_center, g.ds, ranks, n_groups, c, groups}.rows(begin, end);
+  };
+  const auto conv_x = [&](int64_t begin, int64_t end) {
+    CPConv<T, Fixed>{g.of_x, *g.by_neighbor, g.dx, ranks, n_groups, c, groups}.rows(begin, end);
+  };
+  const auto adjoint = [&](const AtommlEdges& edges, bool leaving, int64_t begin, int64_t end) {
+    CPAdjoint<T, Fixed>{g.of_yw, g.s, edges, g.dy, g.dw, ranks, n_groups, c, groups, leaving}.rows(begin, end);
+  };
+  compute(g, double(ranks) * c, threads, conv, conv_x, adjoint);
+}
+
 template <class T>
 int cp_gradients(const Gradients<T>& g, const int64_t* sizes, int64_t n_groups, int64_t c, int threads) {
   if (!g.valid()) return kBadIndex;
   return guarded([&] {
     const auto groups = rank_groups(sizes, n_groups);
-    const int64_t ranks = groups.back().first + groups.back().size;
     if (g.dw) will_write(g.dw, g.by_center->edges * n_groups * c);
-    const auto conv = [&](int64_t begin, int64_t end) {
-      if (g.ds) CPConv<T>{g.of_s, *g.by_center, g.ds, ranks, n_groups, c, groups}.rows(begin, end);
-    };
-    const auto conv_x = [&](int64_t begin, int64_t end) {
-      CPConv<T>{g.of_x, *g.by_neighbor, g.dx, ranks, n_groups, c, groups}.rows(begin, end);
-    };
-    const auto adjoint = [&](int64_t begin, int64_t end) {
-      if (g.dy || g.dw)
-        CPAdjoint<T>{g.of_yw, g.s, *g.by_center, g.dy, g.dw, ranks, n_groups, c, groups}.rows(begin, end);
-    };
-    compute(g, double(ranks) * c, threads, conv, conv_x, adjoint);
+    if (c == 64) compute_gradients<T, 64>(g, groups, c, threads);
+    else compute_gradients<T, 0>(g, groups, c, threads);
   });
 }
 

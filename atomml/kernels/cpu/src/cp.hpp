@@ -64,12 +64,15 @@ INLINE void for_channels(int64_t channels, Visit visit) {
   if (c < channels) visit(Tile<1>{}, std::false_type{}, c, int(channels - c));
 }
 
-template <class T> struct CPConv {
+// Fixed is the number of channels if the compiler is to know it, else 0.
+template <class T, int64_t Fixed> struct CPConv {
   const Terms<T>& terms;
   const AtommlEdges& edges;
   T* out;
-  int64_t ranks, n_groups, channels;
+  int64_t ranks, n_groups, given_channels;
   const std::vector<RankGroup>& groups;
+
+  INLINE int64_t width() const { return Fixed ? Fixed : given_channels; }
 
   template <int R, int V, bool Full>
   INLINE void tile(int64_t row, int64_t g, int64_t r, int64_t c, int n) const {
@@ -77,20 +80,20 @@ template <class T> struct CPConv {
     for (const Term<T>& term : terms) {
       for (int64_t k = edges.pointer[row]; k < edges.pointer[row + 1]; ++k) {
         const int64_t e = edges.edge ? edges.edge[k] : k;
-        const T* pj = term.x + (edges.other[e] * ranks + r) * channels + c;
+        const T* pj = term.x + (edges.other[e] * ranks + r) * width() + c;
         const T* qe = term.y + e * ranks + r;
-        const T* wc = term.w + (e * n_groups + g) * channels + c;
+        const T* wc = term.w + (e * n_groups + g) * width() + c;
         Vec<T> we[V];
         UNROLL for (int v = 0; v < V; ++v) we[v] = load_n<Full>(wc + v * kLanes<T>, n);
         UNROLL for (int a = 0; a < R; ++a) {
           UNROLL for (int v = 0; v < V; ++v)
-            acc[a][v] += broadcast(qe[a]) * (we[v] * load_n<Full>(pj + a * channels + v * kLanes<T>, n));
+            acc[a][v] += broadcast(qe[a]) * (we[v] * load_n<Full>(pj + a * width() + v * kLanes<T>, n));
         }
       }
     }
-    T* o = out + (row * ranks + r) * channels + c;
+    T* o = out + (row * ranks + r) * width() + c;
     UNROLL for (int a = 0; a < R; ++a) {
-      UNROLL for (int v = 0; v < V; ++v) store_n<Full>(o + a * channels + v * kLanes<T>, acc[a][v], n);
+      UNROLL for (int v = 0; v < V; ++v) store_n<Full>(o + a * width() + v * kLanes<T>, acc[a][v], n);
     }
   }
 
@@ -98,7 +101,7 @@ template <class T> struct CPConv {
     for (int64_t row = begin; row < end; ++row)
       for (int64_t g = 0; g < n_groups; ++g)
         for_tiles<kRankTile>(groups[g].size, [&](auto ranks_, int64_t offset) {
-          for_channels<T>(channels, [&](auto vectors_, auto full, int64_t c, int n) {
+          for_channels<T>(width(), [&](auto vectors_, auto full, int64_t c, int n) {
             call(ranks_, vectors_, full, row, g, groups[g].first + offset, c, n);
           });
         });
@@ -113,13 +116,16 @@ template <class T> struct CPConv {
 
 // Both adjoints on edges. For a tile of ranks all channels of one edge are visited; the sums of dq over
 // channels stay in registers, those of dw over ranks in the output row.
-template <class T> struct CPAdjoint {
+template <class T, int64_t Fixed> struct CPAdjoint {
   const Terms<T>& terms;
   const T* s;
   const AtommlEdges& edges;
   T *dq, *dw;
-  int64_t ranks, n_groups, channels;
+  int64_t ranks, n_groups, given_channels;
   const std::vector<RankGroup>& groups;
+  bool leaving;  // the edges leave their rows: p is that of the row, s at the other end
+
+  INLINE int64_t width() const { return Fixed ? Fixed : given_channels; }
 
   template <int R, int V, bool Full, bool ToQ, bool ToW>
   INLINE void block(Vec<T> (&acc)[R], const T* pj, const T* si, const T* qe, const T* we, T* dwe, bool start, int n) const {
@@ -131,7 +137,7 @@ template <class T> struct CPAdjoint {
         if (!start) total = load_n<Full>(dwe + shift, n);
       }
       UNROLL for (int a = 0; a < R; ++a) {
-        const Vec<T> product = load_n<Full>(pj + a * channels + shift, n) * load_n<Full>(si + a * channels + shift, n);
+        const Vec<T> product = load_n<Full>(pj + a * width() + shift, n) * load_n<Full>(si + a * width() + shift, n);
         if constexpr (ToW) total += broadcast(qe[a]) * product;
         if constexpr (ToQ) acc[a] += weight * product;
       }
@@ -141,11 +147,11 @@ template <class T> struct CPAdjoint {
 
   // One term for a tile of ranks and all channels of an edge; `start`: nothing is in dw yet.
   template <bool ToQ, bool ToW, int R>
-  INLINE void add(Vec<T> (&acc)[R], const Term<T>& term, const T* si, int64_t e, int64_t g, int64_t r, bool start) const {
-    const T* pj = term.x + (edges.other[e] * ranks + r) * channels;
+  INLINE void add(Vec<T> (&acc)[R], const Term<T>& term, int64_t j, const T* si, int64_t e, int64_t g, int64_t r, bool start) const {
+    const T* pj = term.x + (j * ranks + r) * width();
     const T* qe = ToW ? term.y + e * ranks + r : nullptr;
-    const int64_t weights = (e * n_groups + g) * channels;
-    for_channels<T>(channels, [&](auto vectors, auto full, int64_t c, int n) {
+    const int64_t weights = (e * n_groups + g) * width();
+    for_channels<T>(width(), [&](auto vectors, auto full, int64_t c, int n) {
       apply<ToQ, ToW>(acc, vectors, full, pj + c, si + c, qe, ToQ ? term.w + weights + c : nullptr, ToW ? dw + weights + c : nullptr, start, n);
     });
   }
@@ -158,16 +164,17 @@ template <class T> struct CPAdjoint {
 
   // A tile of ranks of one edge; `start`: it is the first of its group.
   template <int R> INLINE void edge(Tile<R>, int64_t row, int64_t e, int64_t g, int64_t r, bool start) const {
-    const T* si = s + (row * ranks + r) * channels;
+    const int64_t i = leaving ? edges.other[e] : row, j = leaving ? row : edges.other[e];
+    const T* si = s + (i * ranks + r) * width();
     Vec<T> acc[R] = {};
     for (const Term<T>& term : terms) {
       const bool to_q = dq && term.w, to_w = dw && term.y;
-      if (to_q && to_w) add<true, true>(acc, term, si, e, g, r, start);
-      else if (to_q) add<true, false>(acc, term, si, e, g, r, start);
-      else if (to_w) add<false, true>(acc, term, si, e, g, r, start);
+      if (to_q && to_w) add<true, true>(acc, term, j, si, e, g, r, start);
+      else if (to_q) add<true, false>(acc, term, j, si, e, g, r, start);
+      else if (to_w) add<false, true>(acc, term, j, si, e, g, r, start);
       start = start && !to_w;
     }
-    if (dw && start) std::fill_n(dw + (e * n_groups + g) * channels, channels, T(0));
+    if (dw && start) std::fill_n(dw + (e * n_groups + g) * width(), width(), T(0));
     if (dq) {
       UNROLL for (int a = 0; a < R; ++a) dq[e * ranks + r + a] = sum<T>(acc[a]);
     }

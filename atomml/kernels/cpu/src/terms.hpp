@@ -68,28 +68,32 @@ template <class T> struct Gradients {
   }
 
   bool valid() const {
-    const bool center = ds || dy || dw;
+    const bool center = ds || ((dy || dw) && !dx);
     return (!center || atomml::valid(*by_center)) && (!dx || atomml::valid(*by_neighbor));
   }
 };
 
-// Runs the kernels of S, of Sx, and of Sy and Sw on all rows; each does nothing where its result is not wanted.
+// Runs the kernels on all rows; conv(begin, end) is that of S, conv_x that of Sx, and adjoint(edges, leaving, begin, end)
+// that of Sy and Sw, for edges that arrive at their rows or leave them. It follows another kernel a few rows behind, so
+// that it finds in the cache what that has read.
 template <class T, class Conv, class ConvX, class Adjoint>
 void compute(const Gradients<T>& g, double multiply_adds, int threads, const Conv& conv, const ConvX& conv_x, const Adjoint& adjoint) {
-  if (g.ds || g.dy || g.dw) {
-    const double terms = (g.ds ? g.of_s.n : 0) + (g.dy || g.dw ? 2.0 * g.of_yw.n : 0);
-    parallel_rows(g.by_center->pointer, g.by_center->rows, useful_threads(threads, g.by_center->edges * multiply_adds * terms),
+  const double on_edges = g.dy || g.dw ? 2.0 * g.of_yw.n : 0;
+  auto both = [&](const AtommlEdges& edges, double terms, bool leaving, bool also, auto first) {
+    parallel_rows(edges.pointer, edges.rows, useful_threads(threads, edges.edges * multiply_adds * terms),
                   [&](int64_t begin, int64_t end) {
-                    constexpr int64_t few = 4;  // rows in turn: the second kernel finds in the cache what the first read
+                    constexpr int64_t few = 4;
                     for (int64_t row = begin; row < end; row += few) {
-                      conv(row, std::min(row + few, end));
-                      adjoint(row, std::min(row + few, end));
+                      first(row, std::min(row + few, end));
+                      if (also) adjoint(edges, leaving, row, std::min(row + few, end));
                     }
+                    stream_end();
                   });
-  }
-  if (g.dx)
-    parallel_rows(g.by_neighbor->pointer, g.by_neighbor->rows,
-                  useful_threads(threads, g.by_neighbor->edges * multiply_adds * g.of_x.n), conv_x);
+  };
+  const bool leaving = g.dx;  // then their edges are read anyway
+  if (g.dx) both(*g.by_neighbor, g.of_x.n + on_edges, true, on_edges > 0, conv_x);
+  if (g.ds || (on_edges > 0 && !leaving))
+    both(*g.by_center, (g.ds ? g.of_s.n : 0) + (leaving ? 0 : on_edges), false, on_edges > 0 && !leaving, conv);
 }
 
 }  // namespace atomml
