@@ -16,6 +16,8 @@ COMMON = [
     "-std=c++17",
     "-O3",
     "-g0",
+    "-Wno-uninitialized",  # GCC's own headers
+    "-Wno-maybe-uninitialized",
     "-fvisibility=hidden",
     "-fno-math-errno",
     "-ffp-contract=fast",
