@@ -121,6 +121,9 @@ def test_weight_gradients_that_are_stored_past_the_cache_are_right():
         x, y, w, s = (t.float() for t in tensors)
         assert w.nbytes > 4 << 20
         dx, dy, dw = cpu.cg_conv_backward(s, x, y, w, [True] * 3, index, coupling)
-        expected = reference.cg_conv_yw(*(t.double() for t in (x, y, w, s)), index, coupling)
+        x, y, w, s = (t.double() for t in (x, y, w, s))
+        expected = reference.cg_conv_yw(x, y, w, s, index, coupling)
+        of_x = reference.cg_conv_x(s, y, w, index, coupling)
+        torch.testing.assert_close(dx.double(), of_x, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(dy.double(), expected[0], rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(dw.double(), expected[1], rtol=1e-4, atol=1e-4)
