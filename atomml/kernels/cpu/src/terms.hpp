@@ -68,8 +68,7 @@ template <class T> struct Gradients {
   }
 
   bool valid() const {
-    const bool center = ds || ((dy || dw) && !dx);
-    return (!center || atomml::valid(*by_center)) && (!dx || atomml::valid(*by_neighbor));
+    return (!by_center || atomml::valid(*by_center)) && (!by_neighbor || atomml::valid(*by_neighbor));
   }
 };
 
