@@ -77,7 +77,8 @@ template <class T> struct Gradients {
 // that it finds in the cache what that has read.
 template <class T, class Conv, class ConvX, class Adjoint>
 void compute(const Gradients<T>& g, double multiply_adds, int threads, const Conv& conv, const ConvX& conv_x, const Adjoint& adjoint) {
-  const double on_edges = g.dy || g.dw ? 2.0 * g.of_yw.n : 0;
+  const bool on_edges = g.dy || g.dw;  // also without a term: then they are zero
+  const double edge_terms = on_edges ? 2.0 * g.of_yw.n : 0;
   auto both = [&](const AtommlEdges& edges, double terms, bool leaving, bool also, auto first) {
     parallel_rows(edges.pointer, edges.rows, useful_threads(threads, edges.edges * multiply_adds * terms),
                   [&](int64_t begin, int64_t end) {
@@ -90,9 +91,9 @@ void compute(const Gradients<T>& g, double multiply_adds, int threads, const Con
                   });
   };
   const bool leaving = g.dx;  // then their edges are read anyway
-  if (g.dx) both(*g.by_neighbor, g.of_x.n + on_edges, true, on_edges > 0, conv_x);
-  if (g.ds || (on_edges > 0 && !leaving))
-    both(*g.by_center, (g.ds ? g.of_s.n : 0) + (leaving ? 0 : on_edges), false, on_edges > 0 && !leaving, conv);
+  if (g.dx) both(*g.by_neighbor, g.of_x.n + edge_terms, true, on_edges, conv_x);
+  if (g.ds || (on_edges && !leaving))
+    both(*g.by_center, (g.ds ? g.of_s.n : 0) + (leaving ? 0 : edge_terms), false, on_edges && !leaving, conv);
 }
 
 }  // namespace atomml
