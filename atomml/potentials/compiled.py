@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -14,13 +13,12 @@ from torch_geometric.data import Data
 
 from atomml.errors import UnsupportedError
 from atomml.graph.neighbors import neighbor_list
+from atomml.kernels.cpu.library import library
+from atomml.kernels.cpu.tdn import NativeTDN
 from atomml.nn.radial_table import RadialTable
 from atomml.potentials.potential import Potential
 from atomml.potentials.tdn import TDN, TDNLayer
 from atomml.shapes import Bool, Float, Float64, Int64, Tensor, ndarray
-
-if TYPE_CHECKING:
-    from atomml.kernels.cpu.tdn import NativeTDN  # type: ignore[import-not-found]
 
 __all__ = ["ENGINES", "CompiledPotential", "Engine", "native_available"]
 
@@ -163,8 +161,6 @@ class CompiledPotential(Potential):
             UnsupportedError: an element the model does not know; the native engine was not built.
         """
         if self._native is None:
-            from atomml.kernels.cpu.tdn import NativeTDN
-
             self._native = NativeTDN(self)
         species = self.species_of_z.numpy()[z]
         if species.min() < 0:
@@ -208,14 +204,8 @@ class CompiledPotential(Potential):
         return {**self.__dict__, "_native": None}  # addresses must not be copied
 
 
-@cache
 def native_available() -> bool:
     """Whether the package was built with its native evaluator."""
-    try:
-        from atomml.kernels.cpu.library import library
-        from atomml.kernels.cpu.tdn import NativeTDN  # noqa: F401
-    except ImportError:
-        return False
     return library() is not None
 
 

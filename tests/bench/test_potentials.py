@@ -87,6 +87,7 @@ def test_tables_figures_and_csv(result, tmp_path):
 def test_figures_of_nothing(tmp_path):
     draw_potentials(tmp_path / "a.png", {"rows": []})
     draw_kernels(tmp_path / "c.png", {"rows": [], "settings": {"lmax": [1]}})
+    assert all((tmp_path / name).stat().st_size > 0 for name in ("a.png", "c.png"))
 
 
 def test_models_follow_the_peers_asked_for():

@@ -12,7 +12,7 @@ from atomml.kernels.coupling import wigner_d
 from atomml.kernels.dispatch import use_kernel
 from atomml.kernels.ops_cg import cg_conv
 from atomml.kernels.sparse_coupling import sparse_coupling
-from tests.kernels.test_ops import BACKENDS, make_index, run_alone
+from tests.kernels.test_ops import BACKENDS, assert_equals_reference, make_index, run_alone
 
 NAMES = ["cg_conv", "cg_conv_x", "cg_conv_y", "cg_conv_w", "cg_conv_yw"]
 
@@ -166,19 +166,7 @@ def test_backends_agree_with_the_reference_up_to_third_derivatives(
     coupling = sparse_coupling(limits[0], kind, lmax_y=limits[1], lmax_out=limits[2])
     *tensors, _, index = make_inputs(coupling, n_atoms, n_edges, channels, seed, requires_grad=True)
 
-    def derivatives():
-        out = cg_conv(*tensors, index, coupling)
-        first = torch.autograd.grad(out.square().sum(), tensors, create_graph=True)
-        second = torch.autograd.grad(sum(f.square().sum() for f in first), tensors, create_graph=True)
-        third = torch.autograd.grad(sum(s.square().sum() for s in second), tensors)
-        return out, *first, *second, *third
-
-    with use_kernel("reference"):
-        expected = derivatives()
-    with use_kernel(backend):
-        actual = derivatives()
-    for a, b in zip(actual, expected, strict=True):
-        torch.testing.assert_close(a, b)
+    assert_equals_reference(backend, lambda *x: cg_conv(*x, index, coupling), tensors)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -63,6 +63,24 @@ def by_loops(p, q, w, index, groups):
     return out
 
 
+def assert_equals_reference(backend, function, operands):
+    """Values and derivatives up to the third."""
+
+    def derivatives():
+        out = function(*operands)
+        first = torch.autograd.grad(out.square().sum(), operands, create_graph=True)
+        second = torch.autograd.grad(sum(f.square().sum() for f in first), operands, create_graph=True)
+        third = torch.autograd.grad(sum(s.square().sum() for s in second), operands)
+        return out, *first, *second, *third
+
+    with use_kernel("reference"):
+        expected = derivatives()
+    with use_kernel(backend):
+        actual = derivatives()
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("groups", [(6,), (2, 4), (1, 2, 3)])
 def test_convolution_equals_its_definition(backend, groups):
@@ -93,19 +111,7 @@ def test_backends_agree_with_reference_up_to_third_derivatives(
 ):
     p, q, w, index, groups = make_inputs(n_atoms, n_edges, tuple(groups), channels, seed, requires_grad=True)
 
-    def derivatives():
-        out = cp_conv(p, q, w, index, groups)
-        first = torch.autograd.grad(out.square().sum(), (p, q, w), create_graph=True)
-        second = torch.autograd.grad(sum(f.square().sum() for f in first), (p, q, w), create_graph=True)
-        third = torch.autograd.grad(sum(s.sum() for s in second), (p, q, w), allow_unused=True)
-        return out, *first, *second, *third
-
-    with use_kernel("reference"):
-        expected = derivatives()
-    with use_kernel(backend):
-        actual = derivatives()
-    for a, b in zip(actual, expected, strict=True):
-        torch.testing.assert_close(a, b)
+    assert_equals_reference(backend, lambda *x: cp_conv(*x, index, groups), (p, q, w))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,4 +1,5 @@
 import pytest
+from ase.build import bulk, molecule
 
 from atomml.potentials.build import build_potential
 from atomml.potentials.config import PaperTDNConfig, TDNConfig
@@ -12,6 +13,18 @@ def make_potential(seed=0, **keys):
     return build_potential(
         TDNConfig(**keys), elements=ELEMENTS, e0=E0, average_neighbors=12.0, scale=0.8, seed=seed
     ).eval()
+
+
+def ethanol():
+    atoms = molecule("CH3CH2OH")
+    atoms.rattle(0.05, seed=0)
+    return atoms
+
+
+def rock_salt():
+    atoms = bulk("LiCl", "rocksalt", 5.1)
+    atoms.rattle(0.1, seed=0)
+    return atoms
 
 
 def make_paper_potential(**keys):

@@ -15,7 +15,7 @@ from atomml.graph.neighbors import neighbor_list
 from atomml.nn.radial_table import tabulate
 from atomml.potentials.compiled import CompiledPotential, native_available
 from atomml.simulate import Calculator, run_md
-from tests.potentials.conftest import E0, make_potential
+from tests.potentials.conftest import E0, ethanol, make_potential, rock_salt
 
 VARIANTS = {
     "default": {},
@@ -80,18 +80,6 @@ def compile_with(potential, knots=1025, dtype=torch.float64):
     exact = copy.deepcopy(potential).double()
     tables = [tabulate(layer.radial, potential.cutoff, knots=knots) for layer in exact.body.layers]
     return CompiledPotential(exact, tables).to(dtype)
-
-
-def ethanol():
-    atoms = molecule("CH3CH2OH")
-    atoms.rattle(0.05, seed=0)
-    return atoms
-
-
-def rock_salt():
-    atoms = bulk("LiCl", "rocksalt", 5.1)
-    atoms.rattle(0.1, seed=0)
-    return atoms
 
 
 def structures():

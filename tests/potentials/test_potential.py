@@ -9,7 +9,7 @@ from torch_geometric.data import Batch
 from atomml.errors import ConfigError, UnsupportedError
 from atomml.graph.atom_graph import graph_from_ase
 from atomml.potentials.config import PaperTDNConfig
-from tests.potentials.conftest import E0, make_paper_potential, make_potential
+from tests.potentials.conftest import E0, ethanol, make_paper_potential, make_potential, rock_salt
 
 VARIANTS = {
     "default": {},
@@ -23,18 +23,6 @@ VARIANTS = {
     "gaunt": {"coupling": "gaunt", "lmax": 1},
     "three products": {"products": 3, "lmax": 1},
 }
-
-
-def ethanol():
-    atoms = molecule("CH3CH2OH")
-    atoms.rattle(0.05, seed=0)
-    return atoms
-
-
-def rock_salt():
-    atoms = bulk("LiCl", "rocksalt", 5.1)
-    atoms.rattle(0.1, seed=0)
-    return atoms
 
 
 def energy_of(potential, atoms, strain=None):

@@ -14,18 +14,24 @@ from atomml.errors import DataError, UnsupportedError
 from atomml.shapes import Tensor
 
 __all__ = [
+    "HOW_TO_BUILD",
     "VARIANTS",
+    "Coupling",
     "Edges",
     "call",
     "edges_by_center",
     "edges_by_neighbor",
     "integers",
     "library",
+    "native",
+    "refuse",
     "variant",
 ]
 
 VARIANTS = ("portable", "avx2", "avx512")
 """Builds of the same source, from the one that runs everywhere to the fastest; the index is the processor's level."""
+
+HOW_TO_BUILD = "install a C++ compiler (g++ or clang++), then install atomml again"
 
 
 class Edges(ctypes.Structure):
@@ -79,29 +85,46 @@ def _installed() -> dict[str, Path]:
     return {name: path for name, path in files.items() if path is not None}
 
 
-def call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
-    """Call ``atomml_{name}`` for the numbers of ``dtype``; tensors pass their address, None a null pointer.
+def native(name: str, dtype: torch.dtype) -> Any:
+    """The C function ``atomml_{name}`` for the numbers of ``dtype``.
+
+    Raises:
+        UnsupportedError: the kernels were not built, or not for these numbers.
+    """
+    loaded = library()
+    if loaded is None:
+        raise UnsupportedError("The native CPU kernels were not built.", fix=HOW_TO_BUILD)
+    suffix = {torch.float32: "f32", torch.float64: "f64"}.get(dtype)
+    if suffix is None:
+        raise UnsupportedError(f"There are no native kernels for {dtype}.", fix="use float32 or float64")
+    return getattr(loaded, f"atomml_{name}_{suffix}")
+
+
+def refuse(status: int, where: str) -> None:
+    """Stop at what a C function returned, unless that is 0.
 
     Raises:
         DataError: an index is out of range.
         UnsupportedError: memory is exhausted.
     """
-    loaded = library()
-    if loaded is None:
-        raise UnsupportedError("The native CPU kernels were not built.", fix=HOW_TO_BUILD)
-    suffix = {torch.float32: "f32", torch.float64: "f64"}[dtype]
-    status = getattr(loaded, f"atomml_{name}_{suffix}")(*map(_converted, arguments))
     if status == 2:
         raise DataError(
-            "An index of the graph is out of range.",
-            where=f"kernel {name}",
-            fix="edges must name existing atoms and their pointers must be those of the edges",
+            "The edges do not fit the atoms: an index is out of range, or they are not sorted by centre.",
+            where=where,
+            fix="use the neighbour lists and indices of atomml.graph",
         )
     if status:
-        raise UnsupportedError("Memory is exhausted.", where=f"kernel {name}", fix="use smaller batches")
+        raise UnsupportedError("Memory is exhausted.", where=where, fix="use smaller batches")
 
 
-HOW_TO_BUILD = "install a C++ compiler (g++ or clang++), then install atomml again"
+def call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
+    """Call ``atomml_{name}`` for the numbers of ``dtype``; tensors pass their address, None a null pointer.
+
+    Raises:
+        DataError: an index is out of range.
+        UnsupportedError: memory is exhausted; not built, or not for ``dtype``.
+    """
+    refuse(native(name, dtype)(*map(_converted, arguments)), f"kernel {name}")
 
 
 def _converted(argument: Any) -> Any:
@@ -131,8 +154,3 @@ def edges_by_neighbor(center: Tensor, transpose: Tensor, col_ptr: Tensor, atoms:
 def integers(values: Sequence[int]) -> Any:
     """An int64 array for C."""
     return (ctypes.c_int64 * len(values))(*values)
-
-
-def contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in row-major order, copied where they are not."""
-    return tuple(tensor.contiguous() for tensor in tensors)

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from atomml.errors import DataError, UnsupportedError
-from atomml.kernels.cpu.library import HOW_TO_BUILD, library
+from atomml.errors import DataError
+from atomml.kernels.cpu.library import native, refuse
 from atomml.kernels.cpu.tdn_packing import PackedTDN
 from atomml.kernels.cpu.tdn_structs import Input, Output
 from atomml.shapes import Tensor
@@ -33,23 +33,15 @@ class NativeTDN:
     """
 
     def __init__(self, compiled: Any) -> None:
-        loaded = library()
-        if loaded is None:
-            raise UnsupportedError("The native CPU kernels were not built.", fix=HOW_TO_BUILD)
-        suffix = {torch.float32: "f32", torch.float64: "f64"}.get(compiled.dtype)
-        if suffix is None:
-            raise UnsupportedError(
-                f"Native evaluation in {compiled.dtype} is not possible.", fix="use float32"
-            )
         self.dtype = compiled.dtype
-        self._packed = PackedTDN(compiled, int(getattr(loaded, f"atomml_tdn_lanes_{suffix}")()))
-        create = getattr(loaded, f"atomml_tdn_create_{suffix}")
+        self._evaluate = native("tdn_evaluate", self.dtype)
+        self._destroy = native("tdn_destroy", self.dtype)
+        self._packed = PackedTDN(compiled, int(native("tdn_lanes", self.dtype)()))
+        create = native("tdn_create", self.dtype)
         create.restype = ctypes.c_void_p
-        self._evaluate = getattr(loaded, f"atomml_tdn_evaluate_{suffix}")
-        self._destroy = getattr(loaded, f"atomml_tdn_destroy_{suffix}")
         self._handle = create(ctypes.byref(self._packed.model))
         if not self._handle:
-            raise UnsupportedError("Memory is exhausted.", fix="close other programs")
+            refuse(1, "native evaluation")
         self.phases: dict[str, float] = {}
 
     def __del__(self) -> None:
@@ -102,13 +94,7 @@ class NativeTDN:
         given.threads = threads
         out = Output(*_addresses(energies, forces, virial, features))
         status = self._evaluate(ctypes.c_void_p(self._handle), ctypes.byref(given), ctypes.byref(out))
-        if status == 2:
-            raise DataError(
-                "The pairs do not fit the atoms: an index is out of range, or they are not sorted by centre.",
-                fix="use the neighbour lists of atomml.graph",
-            )
-        if status:
-            raise UnsupportedError("Memory is exhausted.", where=f"{n} atoms", fix="use smaller batches")
+        refuse(status, f"native evaluation of {n} atoms")
         self.phases = self._named_phases(out)
         result = {"energies": energies, "forces": forces, "features": features[:, : self._packed.channels]}
         return result if virial is None else result | {"virial": virial}

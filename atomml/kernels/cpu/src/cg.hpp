@@ -4,30 +4,17 @@
 // channels. A block of outputs of one degree stays in registers while the paths that end in it are visited.
 #pragma once
 #include <algorithm>
-#include <type_traits>
 #include <vector>
 
 #include "coupling.hpp"
 #include "parallel.hpp"
 #include "simd.hpp"
 #include "terms.hpp"
+#include "tiles.hpp"
 
 namespace atomml {
 
 constexpr int kEdgeBlock = 8;  // edges whose matrices are held at a time
-
-// visit(vectors, Full, channel, lanes) with at most `Most` vectors at a time.
-template <class T, int Most, class Visit>
-INLINE void over_channels(int64_t channels, Visit visit) {
-  constexpr int lanes = kLanes<T>;
-  int64_t c = 0;
-  if constexpr (Most >= 4)
-    for (; c + 4 * lanes <= channels; c += 4 * lanes) visit(std::integral_constant<int, 4>{}, std::true_type{}, c, lanes);
-  if constexpr (Most >= 2)
-    for (; c + 2 * lanes <= channels; c += 2 * lanes) visit(std::integral_constant<int, 2>{}, std::true_type{}, c, lanes);
-  for (; c + lanes <= channels; c += lanes) visit(std::integral_constant<int, 1>{}, std::true_type{}, c, lanes);
-  if (c < channels) visit(std::integral_constant<int, 1>{}, std::false_type{}, c, int(channels - c));
-}
 
 template <class T> struct CGConv {
   Terms<T> terms;
@@ -108,7 +95,7 @@ template <class T> struct CGConv {
   void block(int64_t row, int64_t k_begin, int64_t k_end, const PathPlan* from, const PathPlan* to, const T* g) const {
     // vectors at a time: enough independent sums to hide the latency of one, as long as they fit the registers
     constexpr int most = D3 == 1 ? 4 : D3 <= (kRegisters == 32 ? 7 : 3) ? 2 : 1;
-    over_channels<T, most>(channels, [&](auto vectors, auto full, int64_t c, int n) {
+    visit_channels<T, most>(channels, [&](auto vectors, auto full, int64_t c, int n) {
       outputs<D3, vectors, full>(row, k_begin, k_end, from, to, g, c, n);
     });
   }

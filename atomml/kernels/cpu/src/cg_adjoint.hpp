@@ -14,6 +14,7 @@
 #include "parallel.hpp"
 #include "simd.hpp"
 #include "terms.hpp"
+#include "tiles.hpp"
 
 namespace atomml {
 
@@ -179,14 +180,12 @@ template <class T> struct CGAdjoint {
       for (int64_t k = edges.pointer[row]; k < edges.pointer[row + 1]; ++k) {
         const int64_t e = edges.edge ? edges.edge[k] : k;
         std::fill_n(total, dim_y, Vec<T>{});
-        constexpr int most = kRegisters == 32 ? 4 : 2;
-        constexpr int lanes = kLanes<T>;
         const int64_t center = leaving ? edges.other[e] : row, neighbor = leaving ? row : edges.other[e];
         const T* si = s + center * dim_out * channels;
-        int64_t c = 0;
-        for (; c + most * lanes <= channels; c += most * lanes) all_paths<most, true>({e, neighbor, c, si + c, total, lanes});
-        for (; c + lanes <= channels; c += lanes) all_paths<1, true>({e, neighbor, c, si + c, total, lanes});
-        if (c < channels) all_paths<1, false>({e, neighbor, c, si + c, total, int(channels - c)});
+        constexpr int most = kRegisters == 32 ? 4 : 2;
+        visit_channels<T, most>(channels, [&](auto vectors, auto full, int64_t c, int n) {
+          all_paths<vectors, full>({e, neighbor, c, si + c, total, n});
+        });
         if (dy)
           for (int64_t b = 0; b < dim_y; ++b) dy[e * dim_y + b] = sum<T>(total[b]);
       }

@@ -71,7 +71,7 @@ template <class T> struct FirstConv {
 
   void rows(int64_t begin, int64_t end) const {
     for (int64_t row = begin; row < end; ++row)
-      over_channels<T, kRegisters == 32 ? 4 : 2>(channels, [&](auto count, auto full, int64_t first, int n) {
+      visit_channels<T, kRegisters == 32 ? 4 : 2>(channels, [&](auto count, auto full, int64_t first, int n) {
         vectors<count, full>(row, first, n);
       });
   }
@@ -169,7 +169,7 @@ template <class T> struct FirstAdjoint {
 
   void rows(int64_t begin, int64_t end) const {
     for (int64_t row = begin; row < end; ++row)
-      over_channels<T, kRegisters == 32 ? 4 : 1>(channels, [&](auto count, auto full, int64_t first, int n) {
+      visit_channels<T, kRegisters == 32 ? 4 : 1>(channels, [&](auto count, auto full, int64_t first, int n) {
         vectors<count, full>(row, first, n);
       });
     stream_end();

@@ -10,6 +10,7 @@
 #include "parallel.hpp"
 #include "simd.hpp"
 #include "terms.hpp"
+#include "tiles.hpp"
 
 namespace atomml {
 
@@ -29,39 +30,6 @@ inline std::vector<RankGroup> rank_groups(const int64_t* sizes, int64_t n) {
     first += sizes[g];
   }
   return groups;
-}
-
-template <int N> struct Tile {};
-
-// visit(Tile<N>, offset) for tiles of at most `Most` that cover `total`, as equal as possible.
-template <int Most, class Visit>
-INLINE void for_tiles(int64_t total, Visit visit) {
-  int64_t done = 0;
-  for (int64_t left = (total + Most - 1) / Most; left > 0; --left) {
-    const int64_t size = (total - done + left - 1) / left;
-    switch (size) {
-#define ATOMML_TILE(N) \
-  case N:              \
-    if constexpr (N <= Most) visit(Tile<N>{}, done); \
-    break;
-      ATOMML_TILE(1) ATOMML_TILE(2) ATOMML_TILE(3) ATOMML_TILE(4) ATOMML_TILE(5) ATOMML_TILE(6)
-      ATOMML_TILE(7) ATOMML_TILE(8) ATOMML_TILE(9) ATOMML_TILE(10)
-#undef ATOMML_TILE
-    }
-    done += size;
-  }
-}
-
-// visit(Tile<vectors>, bool Full, channel, lanes of the last vector) over all channels, the tail last.
-template <class T, class Visit>
-INLINE void for_channels(int64_t channels, Visit visit) {
-  constexpr int lanes = kLanes<T>;
-  int64_t c = 0;
-  if constexpr (kVectors > 2)
-    for (; c + kVectors * lanes <= channels; c += kVectors * lanes) visit(Tile<kVectors>{}, std::true_type{}, c, lanes);
-  for (; c + 2 * lanes <= channels; c += 2 * lanes) visit(Tile<2>{}, std::true_type{}, c, lanes);
-  for (; c + lanes <= channels; c += lanes) visit(Tile<1>{}, std::true_type{}, c, lanes);
-  if (c < channels) visit(Tile<1>{}, std::false_type{}, c, int(channels - c));
 }
 
 // Fixed is the number of channels if the compiler is to know it, else 0.
@@ -100,17 +68,11 @@ template <class T, int64_t Fixed> struct CPConv {
   void rows(int64_t begin, int64_t end) const {
     for (int64_t row = begin; row < end; ++row)
       for (int64_t g = 0; g < n_groups; ++g)
-        for_tiles<kRankTile>(groups[g].size, [&](auto ranks_, int64_t offset) {
-          for_channels<T>(width(), [&](auto vectors_, auto full, int64_t c, int n) {
-            call(ranks_, vectors_, full, row, g, groups[g].first + offset, c, n);
+        visit_tiles<kRankTile>(groups[g].size, [&](auto size, int64_t offset) {
+          visit_channels<T, kVectors>(width(), [&](auto vectors, auto full, int64_t c, int n) {
+            tile<size, vectors, full>(row, g, groups[g].first + offset, c, n);
           });
         });
-  }
-
- private:
-  template <int R, int V, bool Full>
-  INLINE void call(Tile<R>, Tile<V>, std::bool_constant<Full>, int64_t row, int64_t g, int64_t r, int64_t c, int n) const {
-    tile<R, V, Full>(row, g, r, c, n);
   }
 };
 
@@ -151,19 +113,13 @@ template <class T, int64_t Fixed> struct CPAdjoint {
     const T* pj = term.x + (j * ranks + r) * width();
     const T* qe = ToW ? term.y + e * ranks + r : nullptr;
     const int64_t weights = (e * n_groups + g) * width();
-    for_channels<T>(width(), [&](auto vectors, auto full, int64_t c, int n) {
-      apply<ToQ, ToW>(acc, vectors, full, pj + c, si + c, qe, ToQ ? term.w + weights + c : nullptr, ToW ? dw + weights + c : nullptr, start, n);
+    visit_channels<T, kVectors>(width(), [&](auto vectors, auto full, int64_t c, int n) {
+      block<R, vectors, full, ToQ, ToW>(acc, pj + c, si + c, qe, ToQ ? term.w + weights + c : nullptr, ToW ? dw + weights + c : nullptr, start, n);
     });
   }
 
-  template <bool ToQ, bool ToW, int R, int V, bool Full>
-  INLINE void apply(Vec<T> (&acc)[R], Tile<V>, std::bool_constant<Full>, const T* pj, const T* si, const T* qe,
-                    const T* we, T* dwe, bool start, int n) const {
-    block<R, V, Full, ToQ, ToW>(acc, pj, si, qe, we, dwe, start, n);
-  }
-
   // A tile of ranks of one edge; `start`: it is the first of its group.
-  template <int R> INLINE void edge(Tile<R>, int64_t row, int64_t e, int64_t g, int64_t r, bool start) const {
+  template <int R> INLINE void edge(int64_t row, int64_t e, int64_t g, int64_t r, bool start) const {
     const int64_t i = leaving ? edges.other[e] : row, j = leaving ? row : edges.other[e];
     const T* si = s + (i * ranks + r) * width();
     Vec<T> acc[R] = {};
@@ -184,8 +140,8 @@ template <class T, int64_t Fixed> struct CPAdjoint {
     for (int64_t row = begin; row < end; ++row)
       for (int64_t k = edges.pointer[row]; k < edges.pointer[row + 1]; ++k)
         for (int64_t g = 0; g < n_groups; ++g)
-          for_tiles<8>(groups[g].size, [&](auto tile, int64_t offset) {
-            edge(tile, row, edges.edge ? edges.edge[k] : k, g, groups[g].first + offset, offset == 0);
+          visit_tiles<8>(groups[g].size, [&](auto size, int64_t offset) {
+            edge<size>(row, edges.edge ? edges.edge[k] : k, g, groups[g].first + offset, offset == 0);
           });
   }
 };
@@ -197,7 +153,7 @@ template <class T> struct Mix {
   int64_t r_total, a_total, channels;
 
   template <int R, int V, bool Full>
-  INLINE void tile(Tile<R>, Tile<V>, std::bool_constant<Full>, int64_t node, int64_t r, int64_t c, int n) const {
+  INLINE void tile(int64_t node, int64_t r, int64_t c, int n) const {
     Vec<T> acc[R][V] = {};
     const T* xn = x + node * a_total * channels + c;
     const T* m = matrix + r * a_total;
@@ -216,9 +172,9 @@ template <class T> struct Mix {
 
   void rows(int64_t begin, int64_t end) const {
     for (int64_t node = begin; node < end; ++node)
-      for_tiles<kRankTile>(r_total, [&](auto tile_, int64_t r) {
-        for_channels<T>(channels, [&](auto vectors, auto full, int64_t c, int n) {
-          tile(tile_, vectors, full, node, r, c, n);
+      visit_tiles<kRankTile>(r_total, [&](auto size, int64_t r) {
+        visit_channels<T, kVectors>(channels, [&](auto vectors, auto full, int64_t c, int n) {
+          tile<size, vectors, full>(node, r, c, n);
         });
       });
   }

@@ -2,28 +2,9 @@
 // and never reach memory; sums over edges stay in registers.
 #pragma once
 #include "tdn_state.hpp"
+#include "tiles.hpp"
 
 namespace atomml {
-
-template <int N> using Int = std::integral_constant<int, N>;
-
-// visit(Int<N>, offset) for tiles of at most `Most` that cover `total`, as equal as possible.
-template <int Most, class Visit> INLINE void visit_tiles(int64_t total, Visit visit) {
-  int64_t done = 0;
-  for (int64_t left = (total + Most - 1) / Most; left > 0; --left) {
-    const int64_t size = (total - done + left - 1) / left;
-    switch (size) {
-#define ATOMML_TILE(N) \
-  case N:              \
-    if constexpr (N <= Most) visit(Int<N>{}, done); \
-    break;
-      ATOMML_TILE(1) ATOMML_TILE(2) ATOMML_TILE(3) ATOMML_TILE(4) ATOMML_TILE(5) ATOMML_TILE(6)
-      ATOMML_TILE(7) ATOMML_TILE(8) ATOMML_TILE(9) ATOMML_TILE(10)
-#undef ATOMML_TILE
-    }
-    done += size;
-  }
-}
 
 // Ranks whose sums fit the registers beside V weights and the operands.
 template <int V> constexpr int kTile = (kRegisters - V - 3) / V < 10 ? (kRegisters - V - 3) / V : 10;
