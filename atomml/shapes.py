@@ -6,8 +6,20 @@ Axis letters: ``atoms`` N, ``edges`` E, ``graphs`` B, ``channels`` C, ``rank`` R
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from jaxtyping import Bool, Float, Float64, Int64
 from numpy import ndarray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Bool", "Float", "Float64", "Int64", "Tensor", "ndarray"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Tensor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from torch import Tensor  # reading files must not wait for torch
+
+    return Tensor

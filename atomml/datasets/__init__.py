@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from atomml.datasets.ase_files import from_ase, load_frames, read_ase
 from atomml.datasets.conditions import rows_where
-from atomml.datasets.graphs import GraphDataset
+from atomml.datasets.frame import Frame, Skipped, pack_frames
 from atomml.datasets.labels import LabelKeys
+from atomml.datasets.readers import read_frames
 from atomml.datasets.references import (
     ReferenceEnergies,
     from_table,
@@ -25,11 +28,16 @@ from atomml.datasets.splits import (
 )
 from atomml.datasets.store import FrameStore, concatenate, label_summary
 
+if TYPE_CHECKING:
+    from atomml.datasets.graphs import GraphDataset
+
 __all__ = [
+    "Frame",
     "FrameStore",
     "GraphDataset",
     "LabelKeys",
     "ReferenceEnergies",
+    "Skipped",
     "Split",
     "concatenate",
     "data_report",
@@ -40,7 +48,9 @@ __all__ = [
     "least_squares",
     "load_frames",
     "no_references",
+    "pack_frames",
     "read_ase",
+    "read_frames",
     "reference_sums",
     "rows_where",
     "split_by_condition",
@@ -49,3 +59,11 @@ __all__ = [
     "split_random",
     "tag_values",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "GraphDataset":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from atomml.datasets.graphs import GraphDataset  # needs torch, which reading files does not
+
+    return GraphDataset

@@ -11,7 +11,6 @@ from ase.data import chemical_symbols
 
 from atomml.datasets.references import ReferenceEnergies, reference_sums
 from atomml.datasets.store import FrameStore
-from atomml.graph.neighbors import neighbor_list
 from atomml.shapes import Float64, Int64, ndarray
 
 __all__ = [
@@ -108,6 +107,8 @@ def minimum_distances(
         rows: frames to search.
         cutoff: pairs farther apart than this (Å) in every frame are not listed.
     """
+    from atomml.graph.neighbors import neighbor_list
+
     best: dict[tuple[int, int], tuple[float, int]] = {}
     for row in rows:
         i = int(row)

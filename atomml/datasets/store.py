@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
@@ -18,8 +18,10 @@ from jaxtyping import UInt8
 
 from atomml.datasets.strings import PackedStrings
 from atomml.errors import DataError
-from atomml.graph.atom_graph import AtomGraph, atom_graph
 from atomml.shapes import Bool, Float64, Int64, ndarray
+
+if TYPE_CHECKING:
+    from atomml.graph.atom_graph import AtomGraph
 
 __all__ = ["FrameStore", "atom_rows", "concatenate", "label_summary"]
 
@@ -130,6 +132,8 @@ class FrameStore:
 
     def graph(self, i: int, cutoff: float) -> AtomGraph:
         """Frame i as a graph with labels, atom tags and ``index`` = i; ``cutoff`` in Å."""
+        from atomml.graph.atom_graph import atom_graph  # torch is not needed to read or convert files
+
         row = self._row(i)
         part = self.atoms_of(row)
         return atom_graph(

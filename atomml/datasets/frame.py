@@ -1,0 +1,190 @@
+"""`Frame`: one labelled structure on its way into a `FrameStore`, in the units and signs of atomml."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from atomml.datasets.store import FrameStore, offsets_of
+from atomml.datasets.strings import PackedStrings
+from atomml.errors import DataError
+from atomml.shapes import ndarray
+
+__all__ = ["Frame", "Skipped", "check_frame", "merge_skipped", "pack_frames", "tag_column"]
+
+EXAMPLES = 5  # skipped frames that are named per reason
+Tag = str | bool | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One structure; eV, Å, eV/Å, eV/Å³ (ASE sign, 3×3). A label that the source lacks is NaN or None.
+
+    Attributes:
+        numbers: atomic numbers [N].
+        positions: [N, 3].
+        cell: rows are the lattice vectors [3, 3]; zeros without a cell.
+        pbc: [3].
+        energy: total energy.
+        forces: raw forces [N, 3], also of fixed atoms.
+        stress: [3, 3], symmetric.
+        id: the frame's name in its source.
+        tags: per-frame values.
+        atom_tags: class of each atom [N] (OC20: 0 subsurface, 1 surface, 2 adsorbate).
+        fixed: atoms that were held [N].
+    """
+
+    numbers: ndarray
+    positions: ndarray
+    cell: ndarray
+    pbc: ndarray
+    energy: float = float("nan")
+    forces: ndarray | None = None
+    stress: ndarray | None = None
+    id: str = ""
+    tags: Mapping[str, Tag] = field(default_factory=dict)
+    atom_tags: ndarray | None = None
+    fixed: ndarray | None = None
+
+
+class Skipped(NamedTuple):
+    """A frame that was not kept: counted, and named in the report.
+
+    Attributes:
+        where: file and record.
+        reason: the same words for the same problem, as they are counted.
+    """
+
+    where: str
+    reason: str
+
+
+def check_frame(frame: Frame, where: str) -> Frame:
+    """The frame itself if its shapes fit and its numbers are finite.
+
+    Raises:
+        DataError: no atoms, an unknown element, another shape, a position, cell or label that is NaN or
+            infinite (a label may be absent: NaN energy, no forces, no stress).
+    """
+    n = len(frame.numbers)
+    if n == 0:
+        raise DataError("The frame has no atoms.", where=where, fix="remove the frame")
+    if frame.numbers.min() < 1 or frame.numbers.max() > 118:
+        raise DataError("The frame has an unknown element (X or beyond 118).", where=where, fix="correct it")
+    shapes = {
+        "positions": (frame.positions, (n, 3)),
+        "cell": (frame.cell, (3, 3)),
+        "pbc": (frame.pbc, (3,)),
+        "forces": (frame.forces, (n, 3)),
+        "stress": (frame.stress, (3, 3)),
+        "atom_tags": (frame.atom_tags, (n,)),
+        "fixed": (frame.fixed, (n,)),
+    }
+    for name, (array, shape) in shapes.items():
+        if array is None:
+            continue
+        if array.shape != shape:
+            raise DataError(f"The {name} have shape {array.shape}, not {shape}.", where=where)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise DataError(f"The {name} are NaN or infinite.", where=where, fix="remove the frame")
+    if np.isinf(frame.energy):
+        raise DataError("The energy is infinite.", where=where, fix="remove the frame")
+    return frame
+
+
+def pack_frames(frames: Iterable[Frame | Skipped], info: Mapping[str, Any], *, where: str) -> FrameStore:
+    """Frames as a store; what was skipped is counted in ``info["skipped"]``.
+
+    Args:
+        frames: checked here, in order.
+        info: source, units, level of theory; JSON values.
+        where: the file, for messages.
+
+    Raises:
+        DataError: see `check_frame`.
+    """
+    kept: list[Frame] = []
+    skipped: dict[str, dict[str, Any]] = {}
+    for k, frame in enumerate(frames):
+        if isinstance(frame, Skipped):
+            entry = skipped.setdefault(frame.reason, {"frames": 0, "examples": []})
+            entry["frames"] += 1
+            if len(entry["examples"]) < EXAMPLES:
+                entry["examples"].append(frame.where)
+        else:
+            kept.append(check_frame(frame, f"{where}, {frame.id or f'frame {k} (counting from 0)'}"))
+    n_atoms = np.array([len(f.numbers) for f in kept], dtype=np.int64)
+    return FrameStore(
+        n_atoms,
+        offsets_of(n_atoms),
+        _joined([f.numbers for f in kept], (0,), np.uint8),
+        _joined([f.positions for f in kept], (0, 3), np.float64),
+        _stacked([f.cell for f in kept], (3, 3), np.float64),
+        _stacked([f.pbc for f in kept], (3,), np.bool_),
+        np.array([f.energy for f in kept], dtype=np.float64),
+        _joined([_forces(f) for f in kept], (0, 3), np.float64),
+        _stacked(
+            [np.full((3, 3), np.nan) if f.stress is None else f.stress for f in kept], (3, 3), np.float64
+        ),
+        PackedStrings.pack(f.id for f in kept),
+        {
+            name: tag_column([f.tags.get(name) for f in kept])
+            for name in dict.fromkeys(name for f in kept for name in f.tags)
+        },
+        optional_column([f.atom_tags for f in kept], n_atoms, np.int64),
+        optional_column([f.fixed for f in kept], n_atoms, np.bool_),
+        {**info, **({"skipped": skipped} if skipped else {})},
+    )
+
+
+def merge_skipped(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The sum of several ``info["skipped"]``."""
+    counts: Counter[str] = Counter()
+    examples: dict[str, list[str]] = {}
+    for report in reports:
+        for reason, entry in report.items():
+            counts[reason] += entry["frames"]
+            examples[reason] = (examples.get(reason, []) + entry["examples"])[:EXAMPLES]
+    return {reason: {"frames": n, "examples": examples[reason]} for reason, n in counts.items()}
+
+
+def tag_column(values: list[Tag | None]) -> ndarray:
+    """Text if any value is text, else flags, integers or numbers (empty or NaN where absent)."""
+    kinds = {type(v) for v in values}
+    if str in kinds:
+        return np.array(["" if v is None else str(v) for v in values])
+    if kinds == {bool}:
+        return np.array(values, dtype=np.bool_)
+    if kinds <= {int, bool} and all(abs(v) < 2**63 for v in values if isinstance(v, int)):
+        return np.array(values, dtype=np.int64)
+    return np.array([np.nan if v is None else float(v) for v in values])
+
+
+def optional_column(
+    columns: list[ndarray | None], n_atoms: ndarray, dtype: type[np.generic]
+) -> ndarray | None:
+    """A per-atom column that some frames lack (zeros there); None if all do."""
+    if all(c is None for c in columns):
+        return None
+    return np.concatenate(
+        [
+            np.zeros(n, dtype=dtype) if c is None else c.astype(dtype)
+            for c, n in zip(columns, n_atoms, strict=True)
+        ]
+    )
+
+
+def _forces(frame: Frame) -> ndarray:
+    return np.full((len(frame.numbers), 3), np.nan) if frame.forces is None else frame.forces
+
+
+def _joined(arrays: list[ndarray], empty: tuple[int, ...], dtype: type[np.generic]) -> ndarray:
+    return np.concatenate(arrays).astype(dtype) if arrays else np.empty(empty, dtype=dtype)
+
+
+def _stacked(arrays: list[ndarray], tail: tuple[int, ...], dtype: type[np.generic]) -> ndarray:
+    return np.stack(arrays).astype(dtype) if arrays else np.empty((0, *tail), dtype=dtype)
