@@ -186,9 +186,9 @@ def least_squares(store: FrameStore, rows: Sequence[int] | ndarray | None = None
     Raises:
         DataError: none of the frames has an energy.
     """
-    part = store if rows is None else store.subset(rows)
-    elements, all_counts = part.element_counts()
-    used = np.isfinite(part.energy)
+    elements, all_counts = store.element_counts(rows)
+    energy = np.asarray(store.energy if rows is None else store.energy[np.asarray(rows, dtype=np.int64)])
+    used = np.isfinite(energy)
     if not used.any():
         raise DataError(
             "Least squares for E0 needs energies and none of these frames has one.",
@@ -197,7 +197,7 @@ def least_squares(store: FrameStore, rows: Sequence[int] | ndarray | None = None
         )
     counts = all_counts[used].astype(np.float64)
     n = counts.sum(axis=1)
-    fractions, target = counts / n[:, None], part.energy[used] / n
+    fractions, target = counts / n[:, None], energy[used] / n
     solution, _, _, _ = np.linalg.lstsq(fractions, target, rcond=1e-10)
     null = null_space(fractions)
     return ReferenceEnergies(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +16,17 @@ from ase.constraints import FixAtoms
 from ase.stress import full_3x3_to_voigt_6_stress
 from jaxtyping import UInt8
 
+from atomml.datasets.index import FrameIndex, frame_index
 from atomml.datasets.strings import PackedStrings
+from atomml.datasets.tags import tags_at
 from atomml.errors import DataError
 from atomml.shapes import Bool, Float64, Int64, ndarray
 
 if TYPE_CHECKING:
+    from atomml.datasets.frame import Frame
     from atomml.graph.atom_graph import AtomGraph
+
+CHUNK = 200_000  # frames at a time, where a column would not fit into memory with its intermediates
 
 __all__ = ["FrameStore", "atom_rows", "concatenate", "label_summary"]
 
@@ -51,7 +56,7 @@ class FrameStore:
     forces: Float64[ndarray, "atoms 3"]
     stress: Float64[ndarray, "frames 3 3"]
     ids: PackedStrings
-    tags: dict[str, ndarray] = field(default_factory=dict)
+    tags: Mapping[str, ndarray] = field(default_factory=dict)
     atom_tags: Int64[ndarray, " atoms"] | None = None
     fixed: Bool[ndarray, " atoms"] | None = None
     info: dict[str, Any] = field(default_factory=dict)
@@ -78,7 +83,7 @@ class FrameStore:
         Raises:
             DataError: the folder exists and ``overwrite`` is false, or the disk refuses (full, read-only).
         """
-        from atomml.datasets.store_files import save_store
+        from atomml.datasets.store_writer import save_store
 
         return save_store(self, Path(folder), overwrite=overwrite)
 
@@ -125,10 +130,27 @@ class FrameStore:
             atoms.calc = SinglePointCalculator(atoms, **labels)
         return atoms
 
+    def frame(self, i: int) -> Frame:
+        """Frame i as views of the columns: the cheapest access; tags by `tags_of`."""
+        from atomml.datasets.frame import Frame
+
+        row = self._row(i)
+        part = slice(self.offsets[row], self.offsets[row + 1])
+        return Frame(
+            self.numbers[part],
+            self.positions[part],
+            self.cell[row],
+            self.pbc[row],
+            float(self.energy[row]),
+            self.forces[part],
+            self.stress[row],
+            atom_tags=None if self.atom_tags is None else self.atom_tags[part],
+            fixed=None if self.fixed is None else self.fixed[part],
+        )
+
     def tags_of(self, i: int) -> dict[str, Any]:
         """Tags of frame i as Python values; absent ones (empty string, NaN) are left out."""
-        values = {name: column[i].item() for name, column in self.tags.items()}
-        return {k: v for k, v in values.items() if v != "" and v == v}
+        return tags_at(self.tags, i)
 
     def graph(self, i: int, cutoff: float) -> AtomGraph:
         """Frame i as a graph with labels, atom tags and ``index`` = i; ``cutoff`` in Å."""
@@ -186,25 +208,37 @@ class FrameStore:
             digest.update(np.ascontiguousarray(getattr(self, name)).data.cast("B") if len(self) else b"")
         return digest.hexdigest()
 
-    def elements(self) -> list[int]:
-        """Atomic numbers that occur, ascending."""
-        return [int(z) for z in np.flatnonzero(np.bincount(self.numbers, minlength=1))]
+    @cached_property
+    def index(self) -> FrameIndex:
+        """Largest forces and elements of every frame; stored with a store on disk, else computed once."""
+        return frame_index(self)
 
-    def element_counts(self) -> tuple[list[int], Int64[ndarray, "frames elements"]]:
-        """Elements that occur and how many atoms of each every frame has."""
-        elements = self.elements()
+    def elements(self, rows: Sequence[int] | ndarray | None = None) -> list[int]:
+        """Atomic numbers that occur in ``rows`` (all by default), ascending."""
+        return self.index.present(None if rows is None else np.asarray(rows, dtype=np.int64))
+
+    def element_counts(
+        self, rows: Sequence[int] | ndarray | None = None
+    ) -> tuple[list[int], Int64[ndarray, "frames elements"]]:
+        """Elements that occur in ``rows`` (all by default) and how many atoms of each every frame has."""
+        index = np.arange(len(self)) if rows is None else _checked_rows(rows, len(self))
+        elements = self.elements(index)
         column = np.zeros(256, dtype=np.int64)
         column[elements] = np.arange(len(elements))
-        frame = np.repeat(np.arange(len(self)), self.n_atoms)
-        flat = np.bincount(frame * len(elements) + column[self.numbers], minlength=len(self) * len(elements))
-        return elements, flat.reshape(len(self), len(elements)).astype(np.int64)
+        counts = np.zeros((len(index), len(elements)), dtype=np.int64)
+        for first in range(0, len(index), CHUNK):
+            part = index[first : first + CHUNK]
+            frame = np.repeat(np.arange(len(part)), self.n_atoms[part])
+            code = frame * len(elements) + column[self.numbers[atom_rows(self.offsets, part)]]
+            flat = np.bincount(code, minlength=len(part) * len(elements))
+            counts[first : first + CHUNK] = flat.reshape(len(part), len(elements))
+        return elements, counts
 
     def has_label(self) -> dict[str, Bool[ndarray, " frames"]]:
         """Which frames have an energy, forces, a stress."""
-        bad = np.concatenate([[0], np.cumsum(np.isnan(self.forces).any(axis=1))])
         return {
             "energy": np.isfinite(self.energy),
-            "forces": bad[self.offsets[1:]] == bad[self.offsets[:-1]],
+            "forces": np.isfinite(self.index.max_force),
             "stress": np.isfinite(self.stress).all(axis=(1, 2)),
         }
 

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from atomml._version import __version__
+from atomml.datasets.index import FrameIndex
 from atomml.datasets.store import FrameStore
 from atomml.datasets.strings import PackedStrings
+from atomml.datasets.tags import MappedTags, TextColumn
 from atomml.errors import DataError
 from atomml.shapes import ndarray
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "is_store", "open_store", "read_header", "save_store"]
+__all__ = ["FORMAT", "FORMAT_VERSION", "is_store", "open_store", "read_header"]
 
-FORMAT, FORMAT_VERSION = "atomml-frames", 1
+FORMAT, FORMAT_VERSION = "atomml-frames", 2
+READABLE = (1, 2)  # version 1 has no index and no coded text
 VERIFY_BELOW = 64 * 2**20
 COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {
     "n_atoms": ("<i8", ()),
@@ -38,6 +37,7 @@ COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {
     "stress": ("<f8", (3, 3)),
 }
 OPTIONAL: dict[str, tuple[str, tuple[int, ...]]] = {"atom_tags": ("<i8", ()), "fixed": ("|b1", ())}
+INDEX: dict[str, tuple[str, tuple[int, ...]]] = {"max_force": ("<f8", ()), "elements": ("|u1", (15,))}
 PER_ATOM = ("numbers", "positions", "forces", "atom_tags", "fixed")
 TAG_DTYPES = ("<i8", "<f8", "|b1")
 
@@ -45,108 +45,6 @@ TAG_DTYPES = ("<i8", "<f8", "|b1")
 def is_store(path: str | Path) -> bool:
     """Whether ``path`` is a folder with a header, ours or not."""
     return (Path(path) / "header.json").is_file()
-
-
-def save_store(store: FrameStore, folder: Path, *, overwrite: bool) -> Path:
-    """See `FrameStore.save`."""
-    if folder.exists() and not overwrite:
-        raise DataError(
-            "The output folder exists already.", where=str(folder), fix="choose another name or overwrite"
-        )
-    if folder.exists() and not is_store(folder):
-        raise DataError(
-            "The output exists and is not a frame store, so it is not replaced.",
-            where=str(folder),
-            fix="choose another name",
-        )
-    try:
-        json.dumps(store.info)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"The info of the data set cannot be written as JSON ({error}).",
-            where=str(folder),
-            fix="keep text, numbers, lists and dictionaries in info",
-        ) from error
-    temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        temporary.mkdir(parents=True)
-        _write_all(store, temporary)
-        _replace_folder(temporary, folder)
-    except OSError as error:
-        raise DataError(
-            f"The data set could not be written ({error.strerror or error}).",
-            where=str(folder),
-            fix="free some space or choose another disk; what was there before is untouched",
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
-
-
-def _replace_folder(temporary: Path, folder: Path) -> None:
-    old = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.old"
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(temporary, folder)
-    _sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write_all(store: FrameStore, folder: Path) -> None:
-    arrays: dict[str, dict[str, Any]] = {}
-
-    def write(name: str, array: ndarray, dtype: str) -> None:
-        arrays[name] = _write_array(folder / f"{name}.bin", array, dtype)
-
-    for name, (dtype, _) in (COLUMNS | OPTIONAL).items():
-        if getattr(store, name) is not None:
-            write(name, getattr(store, name), dtype)
-    write("ids_text", store.ids.data, "|u1")
-    write("ids_offsets", store.ids.offsets, "<i8")
-    tags = []
-    for k, (name, column) in enumerate(store.tags.items()):
-        tags.append({"name": name, "text": column.dtype.kind == "U"})
-        if column.dtype.kind == "U":
-            packed = PackedStrings.pack(str(s) for s in column)
-            write(f"tag_{k:03d}_text", packed.data, "|u1")
-            write(f"tag_{k:03d}_offsets", packed.offsets, "<i8")
-        else:
-            write(f"tag_{k:03d}", column, {"b": "|b1", "i": "<i8", "f": "<f8"}[column.dtype.kind])
-    header = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "written_by": f"atomml {__version__}",
-        "frames": len(store),
-        "atoms": len(store.numbers),
-        "labels": store.label_counts(),
-        "fingerprint": store.fingerprint(),
-        "info": store.info,
-        "tags": tags,
-        "arrays": arrays,
-    }
-    with open(folder / "header.json", "w", encoding="utf-8") as file:
-        json.dump(header, file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    _sync(folder)
-
-
-def _write_array(path: Path, array: ndarray, dtype: str) -> dict[str, Any]:
-    data = np.ascontiguousarray(array, dtype=np.dtype(dtype))
-    raw = data.reshape(-1).view(np.uint8).data
-    with open(path, "wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-    return {"dtype": dtype, "shape": list(array.shape), "sha256": hashlib.sha256(raw).hexdigest()}
 
 
 def read_header(folder: str | Path) -> dict[str, Any]:
@@ -169,9 +67,9 @@ def read_header(folder: str | Path) -> dict[str, Any]:
             where=str(path),
             fix="give the folder that `atomml data convert` wrote, or the original file",
         )
-    if header.get("version") != FORMAT_VERSION:
+    if header.get("version") not in READABLE:
         raise DataError(
-            f"The store has format version {header.get('version')}, this program reads {FORMAT_VERSION}.",
+            f"The store has format version {header.get('version')}, this program reads {READABLE}.",
             where=str(path),
             fix="use the atomml that wrote it, or " + remedy,
         )
@@ -204,11 +102,10 @@ def _open_columns(folder: Path, header: dict[str, Any], verify: bool | None) -> 
             raise ValueError(f"{name} is {entry['dtype']} {found}, not {dtype} {shape}")
         return _map_array(folder / f"{name}.bin", dtype, found, entry["sha256"] if check else None)
 
-    def strings(name: str) -> PackedStrings:
-        packed = PackedStrings(
-            column(f"{name}_text", "|u1", None), column(f"{name}_offsets", "<i8", (n + 1,))
-        )
-        if packed.offsets[0] != 0 or packed.offsets[-1] != len(packed.data):
+    def strings(name: str, count: int | None) -> PackedStrings:
+        ends = None if count is None else (count + 1,)
+        packed = PackedStrings(column(f"{name}_text", "|u1", None), column(f"{name}_offsets", "<i8", ends))
+        if packed.offsets.ndim != 1 or packed.offsets[0] != 0 or packed.offsets[-1] != len(packed.data):
             raise ValueError(f"{name}: offsets do not end at the text")
         return packed
 
@@ -219,20 +116,30 @@ def _open_columns(folder: Path, header: dict[str, Any], verify: bool | None) -> 
             columns[name] = column(name, dtype, (rows, *tail))
     if columns["offsets"][0] != 0 or columns["offsets"][-1] != total:
         raise ValueError("the offsets do not end at the number of atoms")
-    tags: dict[str, ndarray] = {}
+    tags: dict[str, ndarray | TextColumn] = {}
     for k, tag in enumerate(header["tags"]):
-        name = f"tag_{k:03d}"
+        name, title = f"tag_{k:03d}", str(tag["name"])
         if tag["text"]:
-            tags[str(tag["name"])] = strings(name).to_array()
+            coded = bool(tag.get("coded"))
+            codes = column(f"{name}_codes", "<u2", (n,)) if coded else None
+            tags[title] = TextColumn(strings(name, None if coded else n), codes)
         elif arrays[name]["dtype"] in TAG_DTYPES:
-            tags[str(tag["name"])] = column(name, arrays[name]["dtype"], (n,))
+            tags[title] = column(name, arrays[name]["dtype"], (n,))
         else:
             raise ValueError(f"{name} has type {arrays[name]['dtype']}")
     store = FrameStore(
-        **columns, ids=strings("ids"), tags=tags, info=dict(header["info"]), folder=folder.resolve()
+        **columns,
+        ids=strings("ids", n),
+        tags=MappedTags(tags),
+        info=dict(header["info"]),
+        folder=folder.resolve(),
     )
     # the header's value is what the checksums vouch for; hashing a large store again would read all of it
     store.__dict__["_fingerprint"] = str(header["fingerprint"])
+    if "index_elements" in arrays:
+        found = {name: column(f"index_{name}", dtype, (n, *tail)) for name, (dtype, tail) in INDEX.items()}
+        edges = column("index_n_edges", "<i8", (n,)) if "index_n_edges" in arrays else None
+        store.__dict__["index"] = FrameIndex(**found, n_edges=edges, edge_cutoff=header.get("edge_cutoff"))
     return store
 
 
@@ -251,7 +158,8 @@ def _map_array(path: Path, dtype: str, shape: tuple[int, ...], sha256: str | Non
         )
     if expected == 0:
         return np.empty(shape, dtype=dtype)
-    data = np.memmap(path, dtype=dtype, mode="r", shape=shape)
+    # a plain array on the mapping: slices of np.memmap cost several times as much
+    data = np.asarray(np.memmap(path, dtype=dtype, mode="r", shape=shape)).view(np.ndarray)
     if sha256 is not None and hashlib.sha256(data.reshape(-1).view(np.uint8).data).hexdigest() != sha256:
         raise DataError("The column was altered: its checksum is wrong.", where=str(path), fix=remedy)
     return data

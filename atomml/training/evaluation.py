@@ -230,7 +230,7 @@ def by_element(arrays: dict[str, ndarray]) -> dict[str, Numbers]:
     return out
 
 
-def by_tag(arrays: dict[str, ndarray], tags: dict[str, ndarray]) -> dict[str, dict[str, Numbers]]:
+def by_tag(arrays: dict[str, ndarray], tags: Mapping[str, ndarray]) -> dict[str, dict[str, Numbers]]:
     """Metrics for each value of each per-frame tag that has between 2 and 60 different values."""
     out: dict[str, dict[str, Numbers]] = {}
     for name, column in tags.items():
