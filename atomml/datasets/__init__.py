@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from atomml.datasets.ase_files import from_ase, load_frames, read_ase
+from atomml.datasets.ase_files import from_ase, read_ase
 from atomml.datasets.conditions import rows_where
+from atomml.datasets.conversion import convert, verify_conversion
 from atomml.datasets.frame import Frame, Skipped, pack_frames
 from atomml.datasets.labels import LabelKeys
-from atomml.datasets.readers import read_frames
+from atomml.datasets.readers import load_frames, read_frames
 from atomml.datasets.references import (
     ReferenceEnergies,
     from_table,
@@ -40,6 +41,7 @@ __all__ = [
     "Skipped",
     "Split",
     "concatenate",
+    "convert",
     "data_report",
     "from_ase",
     "from_table",
@@ -58,6 +60,7 @@ __all__ = [
     "split_by_group",
     "split_random",
     "tag_values",
+    "verify_conversion",
 ]
 
 

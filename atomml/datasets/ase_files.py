@@ -5,11 +5,12 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import io
 import lzma
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
 
+from atomml.datasets.frame import optional_column, tag_column
 from atomml.datasets.labels import (
     LABELS,
     LabelKeys,
@@ -27,21 +29,20 @@ from atomml.datasets.labels import (
     to_forces,
     to_stress,
 )
-from atomml.datasets.store import FrameStore, concatenate, offsets_of
+from atomml.datasets.store import UNITS, FrameStore, concatenate, offsets_of
 from atomml.datasets.store_files import is_store
 from atomml.datasets.strings import PackedStrings
 from atomml.errors import DataError
 from atomml.shapes import ndarray
 
-__all__ = ["from_ase", "load_frames", "read_ase"]
+__all__ = ["from_ase", "read_ase", "read_part", "require_labels", "with_file_tag"]
 
 PathLike = str | Path
-UNITS = {"energy": "eV", "length": "Ang", "forces": "eV/Ang", "stress": "eV/Ang^3", "stress_sign": "ase"}
 DECOMPRESS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 
 
-class Frame(NamedTuple):
-    """What is kept of one structure until the whole file has been read."""
+class _Read(NamedTuple):
+    """What is kept of one structure until the whole file has been read and its labels are chosen."""
 
     numbers: ndarray
     positions: ndarray
@@ -51,23 +52,6 @@ class Frame(NamedTuple):
     tags: dict[str, Any]
     atom_tags: ndarray | None
     fixed: ndarray | None
-
-
-def load_frames(paths: PathLike | Sequence[PathLike], **options: Any) -> FrameStore:
-    """Open native stores (folders) or read files with `read_ase`; several are joined in order.
-
-    Args:
-        paths: one path or several.
-        **options: of `read_ase`; they do not apply to native stores, which know their units.
-
-    Raises:
-        DataError: see `read_ase` and `FrameStore.open`.
-    """
-    listed = _as_paths(paths)
-    parts = [FrameStore.open(path) if path.is_dir() else read_ase(path, **options) for path in listed]
-    if len(parts) == 1:
-        return parts[0]
-    return concatenate([_with_file_tag(part, str(p)) for part, p in zip(parts, listed, strict=True)])
 
 
 def read_ase(
@@ -113,7 +97,7 @@ def read_ase(
     for path in files:
         frames = _iterate(path, index, format)
         store = _pack(frames, keys, str(path), path.name, require_energy)
-        stores.append(store if len(files) == 1 else _with_file_tag(store, str(path)))
+        stores.append(store if len(files) == 1 else with_file_tag(store, str(path)))
     return concatenate(stores)
 
 
@@ -144,6 +128,43 @@ def from_ase(
     return _pack(checked(), keys or LabelKeys(), name, name, require_energy)
 
 
+def read_part(path: Path, text: str, keys: LabelKeys, *, first: int) -> FrameStore:
+    """Frames of a part of an extended XYZ file, given as text; ``first`` is the number of its first frame.
+
+    Raises:
+        DataError: as `read_ase`; a stated key may be absent from a part.
+    """
+
+    def frames() -> Iterator[Atoms]:
+        count = first
+        try:
+            for atoms in ase.io.iread(io.StringIO(text), index=":", format="extxyz"):
+                yield atoms
+                count += 1
+        except Exception as error:
+            raise _unreadable(path, count, error) from error
+
+    return _pack(frames(), keys, str(path), path.name, False, first=first, whole=False)
+
+
+def require_labels(info: Mapping[str, Any], keys: LabelKeys, require_energy: bool, where: str) -> None:
+    """What `read_ase` demands of a whole file, for one that was read in parts.
+
+    Raises:
+        DataError: a stated key that no frame has, no energy at all.
+    """
+    for label in LABELS:
+        if info["labels"][label]["found"] == 0 and (
+            keys.stated(label) is not None or (require_energy and label == "energy")
+        ):
+            raise DataError(
+                f"No frame has {'an energy' if label == 'energy' else label} under the key "
+                f"{keys.stated(label) or 'that is looked for'}.",
+                where=where,
+                fix=f"state {label}_key; not read were: {', '.join(info.get('not_read', {})) or 'none'}",
+            )
+
+
 def _as_paths(paths: PathLike | Sequence[PathLike]) -> list[Path]:
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     if not listed:
@@ -151,7 +172,8 @@ def _as_paths(paths: PathLike | Sequence[PathLike]) -> list[Path]:
     return [Path(p).expanduser() for p in listed]
 
 
-def _with_file_tag(store: FrameStore, name: str) -> FrameStore:
+def with_file_tag(store: FrameStore, name: str) -> FrameStore:
+    """The same frames with the tag ``file``."""
     fields = {key: getattr(store, key) for key in store.__dataclass_fields__}
     fields["tags"] = {**store.tags, "file": np.full(len(store), name)}
     return FrameStore(**fields | {"folder": None})
@@ -172,11 +194,15 @@ def _iterate(path: Path, index: str, format: str | None) -> Iterator[Atoms]:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(
-            f"ASE cannot read this file beyond {count} frames ({type(error).__name__}: {error}).",
-            where=f"{path}, frame {count} (counting from 0)",
-            fix="the file may be truncated or of another format; state the format, or cut the frame out",
-        ) from error
+        raise _unreadable(path, count, error) from error
+
+
+def _unreadable(path: Path, count: int, error: Exception) -> DataError:
+    return DataError(
+        f"ASE cannot read this file beyond {count} frames ({type(error).__name__}: {error}).",
+        where=f"{path}, frame {count} (counting from 0)",
+        fix="the file may be truncated or of another format; state the format, or cut the frame out",
+    )
 
 
 @contextlib.contextmanager
@@ -194,27 +220,37 @@ def _plain_file(path: Path) -> Iterator[Path]:
 
 
 def _pack(
-    frames: Iterable[Atoms], keys: LabelKeys, source: str, short: str, require_energy: bool
+    frames: Iterable[Atoms],
+    keys: LabelKeys,
+    source: str,
+    short: str,
+    require_energy: bool,
+    *,
+    first: int = 0,
+    whole: bool = True,
 ) -> FrameStore:
-    """Columns from structures; everything per atom is joined in one step."""
+    """Columns from structures; everything per atom is joined in one step.
+
+    ``first`` is the number of the first frame; without ``whole`` there are more frames in the file.
+    """
     unread: Counter[str] = Counter()
     names: Counter[str] = Counter()
-    kept: list[Frame] = []
-    for k, atoms in enumerate(frames):
+    kept: list[_Read] = []
+    for k, atoms in enumerate(frames, first):
         frame = _frame(atoms, keys, unread, f"{source}, frame {k} (counting from 0)")
         results = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
         names.update({*results, *atoms.info, *atoms.arrays} - {"numbers", "positions"})
         kept.append(frame)
     if not kept:
         raise DataError("The file has no frames.", where=source, fix="check the file and the index option")
-    chosen = choose_sources([f.labels for f in kept], keys, names, source)
-    if require_energy and not chosen["energy"]["found"]:
+    chosen = choose_sources([f.labels for f in kept], keys, names, source, whole=whole)
+    if require_energy and whole and not chosen["energy"]["found"]:
         raise DataError(
             f"None of the {len(kept)} frames has an energy.",
             where=source,
             fix="state energy_key; the file has the keys: " + (", ".join(sorted(names)) or "none"),
         )
-    energy, forces, stress = _label_columns(kept, chosen, keys, source)
+    energy, forces, stress = _label_columns(kept, chosen, keys, source, first)
     n_atoms = np.array([len(f.numbers) for f in kept], dtype=np.int64)
     for name in {c["key"].split(":")[1] for c in chosen.values() if c["key"]}:
         unread.pop(name, None)
@@ -229,10 +265,10 @@ def _pack(
         energy,
         forces,
         stress,
-        PackedStrings.pack(f"{short}#{k}" for k in range(len(kept))),
+        PackedStrings.pack(f"{short}#{first + k}" for k in range(len(kept))),
         _tag_columns([f.tags for f in kept], labels_used),
-        _optional([f.atom_tags for f in kept], n_atoms, np.int64),
-        _optional([f.fixed for f in kept], n_atoms, np.bool_),
+        optional_column([f.atom_tags for f in kept], n_atoms, np.int64),
+        optional_column([f.fixed for f in kept], n_atoms, np.bool_),
         {
             "source": source,
             "units": dict(UNITS),
@@ -243,7 +279,7 @@ def _pack(
     )
 
 
-def _frame(atoms: Atoms, keys: LabelKeys, unread: Counter[str], where: str) -> Frame:
+def _frame(atoms: Atoms, keys: LabelKeys, unread: Counter[str], where: str) -> _Read:
     if len(atoms) == 0:
         raise DataError("The frame has no atoms.", where=where, fix="remove the frame")
     if atoms.numbers.min() < 1 or atoms.numbers.max() > 118:
@@ -267,7 +303,7 @@ def _frame(atoms: Atoms, keys: LabelKeys, unread: Counter[str], where: str) -> F
     unread.update(key for key in results if key not in found)
     atom_tags = np.array(atoms.arrays["tags"], dtype=np.int64) if "tags" in atoms.arrays else None
     fixed = _fixed(atoms, unread)
-    return Frame(
+    return _Read(
         np.array(atoms.numbers), positions, cell, np.array(atoms.pbc, bool), labels, tags, atom_tags, fixed
     )
 
@@ -284,13 +320,13 @@ def _fixed(atoms: Atoms, unread: Counter[str]) -> ndarray | None:
 
 
 def _label_columns(
-    frames: list[Frame], chosen: dict[str, dict[str, Any]], keys: LabelKeys, source: str
+    frames: list[_Read], chosen: dict[str, dict[str, Any]], keys: LabelKeys, source: str, first: int
 ) -> tuple[ndarray, ndarray, ndarray]:
     energy = np.full(len(frames), np.nan)
     stress = np.full((len(frames), 3, 3), np.nan)
     forces, ignored = [], 0
     for k, frame in enumerate(frames):
-        where = f"{source}, frame {k} (counting from 0)"
+        where = f"{source}, frame {first + k} (counting from 0)"
         e, f, s = (frame.labels[label].get(chosen[label]["key"]) for label in LABELS)
         if e is not None:
             energy[k] = to_energy(e, keys, where)
@@ -308,26 +344,9 @@ def _label_columns(
 
 
 def _tag_columns(tags: list[dict[str, Any]], labels_used: set[str | None]) -> dict[str, ndarray]:
-    """One column per key: text if any value is text, else integers, flags or numbers (NaN where absent)."""
-    columns: dict[str, ndarray] = {}
-    for key in dict.fromkeys(k for frame in tags for k in frame):
-        if f"info:{key}" in labels_used:
-            continue
-        values = [frame.get(key) for frame in tags]
-        kinds = {type(v) for v in values}
-        if str in kinds:
-            columns[key] = np.array(["" if v is None else str(v) for v in values])
-        elif kinds == {bool}:
-            columns[key] = np.array(values, dtype=np.bool_)
-        elif kinds <= {int, bool} and all(abs(v) < 2**63 for v in values if v is not None):
-            columns[key] = np.array(values, dtype=np.int64)
-        else:
-            columns[key] = np.array([np.nan if v is None else float(v) for v in values])
-    return columns
-
-
-def _optional(columns: list[ndarray | None], n_atoms: ndarray, dtype: type[np.generic]) -> ndarray | None:
-    if all(c is None for c in columns):
-        return None
-    filled = [np.zeros(n, dtype=dtype) if c is None else c for c, n in zip(columns, n_atoms, strict=True)]
-    return np.concatenate(filled)
+    names = dict.fromkeys(key for frame in tags for key in frame)
+    return {
+        name: tag_column([frame.get(name) for frame in tags])
+        for name in names
+        if f"info:{name}" not in labels_used
+    }

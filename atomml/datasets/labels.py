@@ -141,7 +141,12 @@ def candidates(atoms: Atoms, keys: LabelKeys) -> dict[str, dict[str, Any]]:
 
 
 def choose_sources(
-    found: Sequence[dict[str, dict[str, Any]]], keys: LabelKeys, names: Counter[str], where: str
+    found: Sequence[dict[str, dict[str, Any]]],
+    keys: LabelKeys,
+    names: Counter[str],
+    where: str,
+    *,
+    whole: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """One source per label for a whole file, and what else was there.
 
@@ -150,6 +155,7 @@ def choose_sources(
         keys: the user's options.
         names: every key that occurs in the file, for messages.
         where: the file.
+        whole: these are all frames of the file, so that a stated key must occur.
 
     Raises:
         DataError: a stated key that no frame has, or frames that keep a label under different keys.
@@ -158,7 +164,7 @@ def choose_sources(
     for label in LABELS:
         counts = Counter(source for frame in found for source in frame[label])
         stated = keys.stated(label)
-        if stated is not None and not counts:
+        if stated is not None and not counts and whole:
             raise DataError(
                 f"No frame has the {label} key {stated!r}.",
                 where=where,

@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 
 from atomml.datasets.index import FrameIndex, frame_index
 from atomml.datasets.strings import PackedStrings
-from atomml.datasets.tags import tags_at
+from atomml.datasets.tags import tag_text, tags_at
 from atomml.errors import DataError
 from atomml.shapes import Bool, Float64, Int64, ndarray
 
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from atomml.datasets.frame import Frame
     from atomml.graph.atom_graph import AtomGraph
 
+UNITS = {"energy": "eV", "length": "Ang", "forces": "eV/Ang", "stress": "eV/Ang^3", "stress_sign": "ase"}
 CHUNK = 200_000  # frames at a time, where a column would not fit into memory with its intermediates
 
-__all__ = ["FrameStore", "atom_rows", "concatenate", "label_summary"]
+__all__ = ["UNITS", "FrameStore", "atom_rows", "concatenate", "label_summary"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,8 +278,10 @@ def atom_rows(offsets: Int64[ndarray, " ends"], rows: Int64[ndarray, " rows"]) -
 def concatenate(stores: Sequence[FrameStore]) -> FrameStore:
     """All frames of ``stores`` in order; a tag that one of them lacks is absent (empty, NaN) there.
 
+    A tag that is text in any of them is text in all.
+
     Raises:
-        DataError: no stores, or one tag is text in one store and a number in another.
+        DataError: no stores.
     """
     if not stores:
         raise DataError("There is nothing to concatenate.", fix="give at least one data set")
@@ -320,15 +323,10 @@ def _join_optional(name: str, stores: Sequence[FrameStore], dtype: type[np.gener
 
 def _join_tag(name: str, stores: Sequence[FrameStore]) -> ndarray:
     columns = [s.tags.get(name) for s in stores]
-    kinds = {"text" if c.dtype.kind == "U" else "number" for c in columns if c is not None}
-    if len(kinds) > 1:
-        raise DataError(
-            f"The tag {name!r} is text in one data set and a number in another.",
-            fix=f"rename or convert {name!r} in one of the sources",
-        )
-    empty: Any = "" if kinds == {"text"} else np.nan
+    if any(c is not None and c.dtype.kind == "U" for c in columns):
+        return np.concatenate([tag_text(s.tags.get(name), len(s)) for s in stores])
     return np.concatenate(
-        [np.full(len(s), empty) if c is None else c for c, s in zip(columns, stores, strict=True)]
+        [np.full(len(s), np.nan) if c is None else c for c, s in zip(columns, stores, strict=True)]
     )
 
 

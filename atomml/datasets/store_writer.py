@@ -21,7 +21,7 @@ from atomml._version import __version__
 from atomml.datasets.store import FrameStore
 from atomml.datasets.store_files import COLUMNS, FORMAT, FORMAT_VERSION, INDEX, OPTIONAL, is_store
 from atomml.datasets.strings import PackedStrings
-from atomml.datasets.tags import text_words
+from atomml.datasets.tags import tag_text, text_words
 from atomml.errors import DataError
 from atomml.shapes import ndarray
 
@@ -43,6 +43,7 @@ def write_parts(
     *,
     overwrite: bool,
     extra: Mapping[str, bytes] | None = None,
+    scratch: Path | None = None,
 ) -> Path:
     """One store that holds the frames of all ``parts`` in order.
 
@@ -52,6 +53,7 @@ def write_parts(
         folder: where it appears when complete.
         overwrite: replace a store that is there.
         extra: further files to lay beside the columns.
+        scratch: existing folder of the same file system to write in; beside ``folder`` by default.
 
     Raises:
         DataError: the folder exists, the info is not JSON, or the disk refuses (full, read-only).
@@ -65,7 +67,7 @@ def write_parts(
             where=str(folder),
             fix="keep text, numbers, lists and dictionaries in info",
         ) from error
-    temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
+    temporary = (scratch or folder.parent) / f".{folder.name}.{secrets.token_hex(4)}.tmp"
     try:
         temporary.mkdir(parents=True)
         for name, data in (extra or {}).items():
@@ -250,12 +252,7 @@ def _numbers(part: FrameStore, name: str) -> ndarray:
 
 
 def _text(part: FrameStore, name: str) -> ndarray:
-    if name not in part.tags:
-        return np.full(len(part), "")
-    column = part.tags[name]
-    if column.dtype.kind == "U":
-        return column
-    return np.array(["" if value != value else str(value) for value in column.tolist()], dtype=np.str_)
+    return tag_text(part.tags.get(name), len(part))
 
 
 def _vocabulary(parts: Iterable[FrameStore], name: str) -> dict[str, int] | None:

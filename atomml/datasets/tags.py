@@ -11,7 +11,7 @@ import numpy as np
 from atomml.datasets.strings import PackedStrings
 from atomml.shapes import ndarray
 
-__all__ = ["MappedTags", "TextColumn", "tags_at"]
+__all__ = ["MappedTags", "TextColumn", "tag_text", "tags_at", "text_words"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +70,12 @@ def text_words(column: ndarray) -> tuple[list[str], ndarray]:
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
     return [str(word) for word in unique[order]], rank[inverse.reshape(-1)]
+
+
+def tag_text(column: ndarray | None, n: int) -> ndarray:
+    """A tag of n frames as text; empty where it is absent (no column, NaN)."""
+    if column is None:
+        return np.full(n, "")
+    if column.dtype.kind == "U":
+        return column
+    return np.array(["" if value != value else str(value) for value in column.tolist()], dtype=np.str_)

@@ -84,7 +84,7 @@ def test_split_is_saved_for_this_data_set(source, tmp_path, options, sizes):
     [
         (("convert", "SRC", "OUT", "--info", "nonsense"), ConfigError),
         (("convert", "SRC", "OUT", "--info", "labels=none"), ConfigError),
-        (("convert", "SRC", "OUT", "--stress-sign", "up"), DataError),
+        (("convert", "SRC", "OUT", "--stress-sign", "up"), ConfigError),
         (("split", "SRC", "--valid", "many"), ConfigError),
         (("split", "SRC", "--test", "3", "--test-where", "T > 300"), ConfigError),
         (("split", "SRC", "--group", "colour"), DataError),

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from atomml.datasets.readers.choice import all_readers, choose_reader, read_frames
+from atomml.datasets.readers.choice import all_readers, choose_reader, load_frames, read_frames
 from atomml.datasets.readers.reader import PIECE_FRAMES, UNITS, Piece, Reader
 
-__all__ = ["PIECE_FRAMES", "UNITS", "Piece", "Reader", "all_readers", "choose_reader", "read_frames"]
+__all__ = [
+    "PIECE_FRAMES",
+    "UNITS",
+    "Piece",
+    "Reader",
+    "all_readers",
+    "choose_reader",
+    "load_frames",
+    "read_frames",
+]

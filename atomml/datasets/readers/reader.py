@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from atomml.config import Config
-from atomml.datasets.store import FrameStore
+from atomml.datasets.store import UNITS, FrameStore
 
 __all__ = ["PIECE_FRAMES", "UNITS", "Piece", "Reader"]
 
 PIECE_FRAMES = 5_000  # frames of a piece, where a reader can choose
-UNITS = {"energy": "eV", "length": "Ang", "forces": "eV/Ang", "stress": "eV/Ang^3", "stress_sign": "ase"}
 
 
 @dataclass(frozen=True)
@@ -24,12 +23,14 @@ class Piece:
         path: the file.
         start, stop: records (rows, keys, bytes; the reader's business); None for all that follow.
         member: of an archive.
+        first: frames of the file before this piece, if the reader names frames by their number.
     """
 
     path: Path
     start: int = 0
     stop: int | None = None
     member: str = ""
+    first: int = 0
 
     def __str__(self) -> str:
         inside = f":{self.member}" if self.member else ""
@@ -42,7 +43,7 @@ class Reader:
     """One kind of file. All functions are at module level, so that a worker process finds them by ``name``.
 
     Attributes:
-        name: as in ``atomml data convert --format NAME``.
+        name: as in ``atomml data convert --reader NAME``.
         about: one line.
         options: configuration; its attribute docstrings are the manual.
         recognises: whether a path (file or folder) is of this kind, from its name and first bytes only.
