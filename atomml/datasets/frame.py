@@ -153,14 +153,18 @@ def merge_skipped(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def tag_column(values: list[Tag | None]) -> ndarray:
-    """Text if any value is text, else flags, integers or numbers (empty or NaN where absent)."""
+    """Text if any value is text, else flags, integers or numbers (empty or NaN where absent).
+
+    Integers that a number (64-bit float) cannot hold beside NaN become text, so that none is altered.
+    """
     kinds = {type(v) for v in values}
-    if str in kinds:
-        return np.array(["" if v is None else str(v) for v in values])
+    integers = [v for v in values if isinstance(v, int)]
     if kinds == {bool}:
         return np.array(values, dtype=np.bool_)
-    if kinds <= {int, bool} and all(abs(v) < 2**63 for v in values if isinstance(v, int)):
+    if str not in kinds and kinds <= {int, bool} and all(abs(v) < 2**63 for v in integers):
         return np.array(values, dtype=np.int64)
+    if str in kinds or any(abs(v) > 2**53 for v in integers):
+        return np.array(["" if v is None else str(v) for v in values])
     return np.array([np.nan if v is None else float(v) for v in values])
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase.data import atomic_numbers
 
 from atomml.datasets.conditions import rows_where
 from atomml.datasets.store import FrameStore
@@ -231,22 +232,46 @@ def split_by_condition(
 
 
 def tag_values(store: FrameStore, name: str) -> ndarray:
-    """The column of a tag; ``formula`` is always there.
+    """The column of a tag, or of one of `DERIVED`, which are always there; ``has_Li``: whether Li occurs.
 
     Raises:
         DataError: no such tag.
     """
-    if name == "formula" and name not in store.tags:
-        from atomml.datasets.statistics import formulas
+    if name in store.tags:
+        return store.tags[name]
+    if name in DERIVED:
+        return DERIVED[name](store)
+    z = atomic_numbers.get(name.removeprefix("has_"), 0) if name.startswith("has_") else 0
+    if z > 0:
+        return store.index.has([z])[:, 0]
+    raise DataError(
+        f"The data set has no tag {name!r}.",
+        where=str(store.info.get("source", "the data set")),
+        fix=f"it has: {', '.join([*store.tags, *(d for d in DERIVED if d not in store.tags)])}, has_Li ...",
+    )
 
-        return formulas(store)
-    if name not in store.tags:
-        raise DataError(
-            f"The data set has no tag {name!r}.",
-            where=str(store.info.get("source", "the data set")),
-            fix=f"it has: {', '.join([*store.tags, 'formula'])}",
-        )
-    return store.tags[name]
+
+def _formula(store: FrameStore) -> ndarray:
+    from atomml.datasets.statistics import formulas
+
+    return formulas(store)
+
+
+def _volume_per_atom(store: FrameStore) -> ndarray:
+    from atomml.datasets.statistics import volumes
+
+    return volumes(store) / store.n_atoms
+
+
+DERIVED: dict[str, Callable[[FrameStore], ndarray]] = {
+    "formula": _formula,
+    "n_atoms": lambda store: np.asarray(store.n_atoms),
+    "energy_per_atom": lambda store: store.energy / store.n_atoms,
+    "volume_per_atom": _volume_per_atom,
+    "fmax": lambda store: np.asarray(store.index.max_force),
+}
+"""Columns that every store has: composition, atoms, eV/atom, Å³/atom (NaN without a 3D cell), largest force in
+eV/Å (NaN without forces)."""
 
 
 def part_counts(n: int, train: Size | None, valid: Size, test: Size) -> tuple[int, int, int]:

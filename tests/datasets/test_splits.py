@@ -140,3 +140,23 @@ def test_edited_split_with_a_row_twice_is_refused(store, tmp_path, part, rows):
     path.write_text(json.dumps(data | {"train": [0, 1], part: rows}))
     with pytest.raises(DataError, match="in two parts"):
         Split.load(path)
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("n_atoms >= 8", lambda a: len(a) >= 8),
+        ("has_Cl == false", lambda a: 17 not in a.numbers),
+        ("has_Li == true and n_atoms < 7", lambda a: 3 in a.numbers and len(a) < 7),
+        ("fmax > 2.5", lambda a: a.calc is not None and _largest(a) > 2.5),
+        ("energy_per_atom < 0", lambda a: a.calc is not None and a.calc.results.get("energy", 1) < 0),
+        ("volume_per_atom > 20", lambda a: a.pbc.all() and a.get_volume() / len(a) > 20),
+    ],
+)
+def test_conditions_on_what_every_store_has(store, frames, condition, expected):
+    assert rows_where(store, condition).tolist() == [i for i, a in enumerate(frames) if expected(a)]
+
+
+def _largest(atoms):
+    forces = atoms.calc.results.get("forces")
+    return -1 if forces is None else np.linalg.norm(forces, axis=1).max()
