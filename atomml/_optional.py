@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from atomml.errors import UnsupportedError
 
-__all__ = ["require"]
+__all__ = ["installed", "require"]
 
 
 def require(module: str, *, extra: str) -> ModuleType:
@@ -23,3 +24,8 @@ def require(module: str, *, extra: str) -> ModuleType:
             f"This needs the package {module!r}, which is not installed ({error}).",
             fix=f"pip install 'atomml[{extra}]'",
         ) from error
+
+
+def installed(module: str) -> bool:
+    """Whether ``module`` can be imported, without importing it."""
+    return importlib.util.find_spec(module) is not None

@@ -1,4 +1,4 @@
-"""What `atomml bench kernels` and `atomml bench potential` do: measure, print, write."""
+"""What the commands of `atomml bench` do: measure, print, write."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from atomml.bench.data_files import measure_data
 from atomml.bench.environments import PEERS, default_folder
 from atomml.bench.figures import draw_kernels, draw_potentials, draw_scaling
 from atomml.bench.kernels import measure_kernels
 from atomml.bench.potentials import measure_potentials
 from atomml.bench.settings import KernelSettings, PotentialSettings
 from atomml.bench.structures import structure
-from atomml.bench.tables import as_csv, kernel_tables, missing_table, potential_tables
+from atomml.bench.tables import as_csv, data_tables, kernel_tables, missing_table, potential_tables
 from atomml.errors import ConfigError
 from atomml.files import write_atomically
 from atomml.potentials.devices import find_device
 
-__all__ = ["kernels_command", "potential_command"]
+__all__ = ["data_command", "kernels_command", "potential_command"]
 
 
 def kernels_command(
@@ -73,6 +74,21 @@ def potential_command(
             draw_scaling(out / "scaling.png", result["scaling"])
             files.append(out / "scaling.png")
     _say_where(files)
+
+
+def data_command(
+    source: Path | None, *, rounds: int, slot: float, out: Path | None, json_file: Path | None
+) -> None:
+    """Measure reading of frames, print a table, write JSON and CSV.
+
+    Raises:
+        ConfigError: rounds below 1.
+        DataError: the source cannot be read.
+    """
+    _check_counts(rounds)
+    result = _with_status(lambda say: measure_data(source, rounds=rounds, slot=slot, say=say))
+    _print(data_tables(result), result)
+    _say_where(_write(result, "data", out, json_file))
 
 
 def _check_counts(*counts: int) -> None:

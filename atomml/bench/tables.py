@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-__all__ = ["as_csv", "kernel_tables", "missing_table", "potential_tables"]
+__all__ = ["as_csv", "data_tables", "kernel_tables", "missing_table", "potential_tables"]
 
 Result = dict[str, Any]
 MODES = {
@@ -45,6 +45,20 @@ def kernel_tables(result: Result) -> list[Table]:
         times.add_row(*cells)
     comparisons = dict.fromkeys(ratio["comparison"] for ratio in result["ratios"])
     return [times, *(_kernel_ratios(result, comparison) for comparison in comparisons)]
+
+
+def data_tables(result: Result) -> list[Table]:
+    """Microseconds per frame of every access, and the ratios that matter."""
+    title = f"Reading {result['frames']} frames of {result['atoms_per_frame']:.0f} atoms"
+    times = Table("access", title=title)
+    times.add_column("µs per frame", justify="right")
+    for row in result["rows"]:
+        times.add_row(row["case"], f"{row['us_per_frame']:.4g}")
+    ratios = Table("time of", "over that of", title="Ratios")
+    ratios.add_column("median (quartiles)", justify="right")
+    for r in result["ratios"]:
+        ratios.add_row(r["numerator"], r["denominator"], _ratio(r))
+    return [times, ratios]
 
 
 def _kernel_ratios(result: Result, comparison: str) -> Table:

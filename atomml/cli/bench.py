@@ -1,4 +1,4 @@
-"""`atomml bench kernels` and `atomml bench potential`."""
+"""`atomml bench kernels`, `atomml bench potential` and `atomml bench data`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     )
     bench.command("kernels")(_kernels)
     bench.command("potential")(_potential)
+    bench.command("data")(_data)
     app.add_typer(bench, name="bench")
 
 
@@ -115,6 +116,22 @@ def _potential(
         sizes=_numbers(sizes, "--sizes"),
     )
     potential_command(settings, folder=peers_dir, out=out, json_file=json)
+
+
+def _data(
+    source: Annotated[
+        Path | None,
+        typer.Option("--source", metavar="FILE", help="Frames to use; the bundled sample by default."),
+    ] = None,
+    repeats: Repeats = 9,
+    slot: Slot = 0.2,
+    out: Out = None,
+    json: Json = None,
+) -> None:
+    """Time the reading of a frame: native store, ASE, ase-db-backends (where installed), .aselmdb, PyG pickles."""
+    from atomml.bench.commands import data_command
+
+    data_command(source, rounds=repeats, slot=slot, out=out, json_file=json)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -1,0 +1,113 @@
+"""The same frames in several file formats, and one case for each way of getting a frame out of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+
+from atomml._optional import installed
+from atomml.datasets import FrameStore, read_frames
+from atomml.datasets.readers import Reader
+
+__all__ = ["Access", "data_cases"]
+
+LEGACY_FRAMES = 200
+
+
+@dataclass(frozen=True)
+class Access:
+    """``run`` reads ``frames`` frames; a `Case` whose count is in frames."""
+
+    name: str
+    frames: int
+    run: Callable[[], Any]
+
+    def seconds(self, count: int) -> float:
+        """Seconds per frame times ``count`` runs over all frames."""
+        start = time.perf_counter()
+        for _ in range(count):
+            self.run()
+        return (time.perf_counter() - start) / self.frames
+
+
+def data_cases(store: FrameStore, folder: Path, seed: int = 0) -> list[Access]:
+    """Write ``store`` to ``folder`` in every format, and the accesses to measure.
+
+    ASE's database backend (``ase-db-backends``) is left out where it is not installed.
+    """
+    order = np.random.default_rng(seed).permutation(len(store)).tolist()
+    native = FrameStore.open(store.save(folder / "native"))
+    frames = [store[i] for i in range(len(store))]
+    text = folder / "frames.extxyz"
+    ase.io.write(text, frames)
+    cases = [
+        Access("native store, random frames", len(store), lambda: [native.frame(i) for i in order]),
+        Access("native store, random ase.Atoms", len(store), lambda: [native[i] for i in order]),
+        Access("ASE, extxyz in sequence", len(store), lambda: ase.io.read(text, ":")),
+        *_legacy(store, folder),
+    ]
+    if installed("ase_db_backends"):
+        cases += _aselmdb(frames, folder, order)
+    return cases
+
+
+def _all(path: Path, reader: Reader) -> Callable[[], FrameStore]:
+    return lambda: read_frames(path, reader)
+
+
+def _aselmdb(frames: list[Any], folder: Path, order: list[int]) -> list[Access]:
+    from ase.db import connect
+
+    from atomml.datasets.readers.aselmdb import READER
+
+    path = folder / "frames.aselmdb"
+    with connect(path, type="aselmdb") as database:
+        for atoms in frames:
+            database.write(atoms)
+    opened = connect(path, type="aselmdb", readonly=True)
+
+    def theirs() -> None:
+        for i in order:
+            opened._get_row(i + 1).toatoms()
+
+    return [
+        Access("ase-db-backends, random rows", len(frames), theirs),
+        Access("atomml, aselmdb", len(frames), _all(path, READER)),
+    ]
+
+
+def _legacy(store: FrameStore, folder: Path) -> list[Access]:
+    """Pickled PyG objects in LMDB, as OC20 has them."""
+    from pickle import dumps
+
+    import lmdb
+    import torch
+    from torch_geometric.data import Data
+
+    from atomml.datasets.readers.oc20_lmdb import READER
+
+    count = min(LEGACY_FRAMES, len(store))
+    path = folder / "frames.lmdb"
+    with lmdb.open(str(path), subdir=False, map_size=2**30) as database, database.begin(write=True) as write:
+        for i in range(count):
+            frame = store.frame(i)
+            value = Data(
+                pos=torch.tensor(frame.positions, dtype=torch.float32),
+                cell=torch.tensor(frame.cell, dtype=torch.float32)[None],
+                atomic_numbers=torch.tensor(frame.numbers, dtype=torch.float32),
+                natoms=len(frame.numbers),
+                tags=torch.zeros(len(frame.numbers), dtype=torch.long),
+                fixed=torch.zeros(len(frame.numbers)),
+                y=frame.energy,
+                force=torch.tensor(frame.forces, dtype=torch.float32),
+                sid=i,
+                fid=0,
+            )
+            write.put(str(i).encode(), dumps(value, protocol=4))
+    return [Access("atomml, pickles of PyG", count, _all(path, READER))]
