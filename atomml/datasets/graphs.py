@@ -26,6 +26,7 @@ class GraphDataset(Dataset[AtomGraph]):
         cutoff: neighbour cutoff, Å.
         cache: keep graphs in memory after the first use.
         cache_bytes: stop keeping graphs beyond this size.
+        free_only: the forces on atoms that the store holds fixed are no labels (NaN).
 
     Raises:
         DataError: a cutoff that is not positive, a row outside the store.
@@ -38,10 +39,11 @@ class GraphDataset(Dataset[AtomGraph]):
         cutoff: float = 5.0,
         cache: bool = True,
         cache_bytes: int = 4 * 2**30,
+        free_only: bool = False,
     ) -> None:
         if not cutoff > 0:
             raise DataError(f"The cutoff {cutoff} Å is not positive.", fix="use 4 to 6 Å")
-        self.store, self.cutoff, self.cache = store, float(cutoff), cache
+        self.store, self.cutoff, self.cache, self.free_only = store, float(cutoff), cache, free_only
         self.rows: Int64[ndarray, " rows"] = np.array(
             np.arange(len(store)) if rows is None else rows, dtype=np.int64
         )
@@ -72,8 +74,14 @@ class GraphDataset(Dataset[AtomGraph]):
         row = int(self.rows[k])
         graph = self._graphs.get(row)
         if graph is None:
-            graph = self.store.graph(row, self.cutoff)
+            graph = self._build(row)
             self._keep(row, graph)
+        return graph
+
+    def _build(self, row: int) -> AtomGraph:
+        graph = self.store.graph(row, self.cutoff)
+        if self.free_only and self.store.fixed is not None:
+            graph.forces[np.flatnonzero(self.store.fixed[self.store.atoms_of(row)])] = float("nan")
         return graph
 
     def _keep(self, row: int, graph: AtomGraph) -> None:
@@ -93,7 +101,7 @@ class GraphDataset(Dataset[AtomGraph]):
         if self.cache:
             graph = self._graphs.get(row)
             if graph is None:
-                graph = self.store.graph(row, self.cutoff)
+                graph = self._build(row)
                 self._keep(row, graph)
             return int(graph.edge_index.shape[1])
         part, store = self.store.atoms_of(row), self.store

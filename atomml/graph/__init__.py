@@ -12,19 +12,23 @@ from atomml.graph.atom_graph import (
     transpose_index,
 )
 from atomml.graph.batching import BudgetSampler, collate
+from atomml.graph.mixture_sampler import MixtureSampler, epoch_quotas, sampling_shares
 from atomml.graph.neighbors import SkinnedNeighbors, check_structure, neighbor_list
 
 __all__ = [
     "AtomGraph",
     "BudgetSampler",
     "EdgeIndex",
+    "MixtureSampler",
     "SkinnedNeighbors",
     "atom_graph",
     "check_structure",
     "collate",
     "edge_index_of",
     "edge_vectors",
+    "epoch_quotas",
     "graph_from_ase",
     "neighbor_list",
+    "sampling_shares",
     "transpose_index",
 ]

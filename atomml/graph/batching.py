@@ -88,6 +88,11 @@ class BudgetSampler(Sampler[list[int]]):
             self._plan = key, self._make_plan(key)
         return self._plan[1]
 
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Rows of an epoch in the order in which they are put into batches."""
+        n = self._sizes.shape[1]
+        return np.random.default_rng((self.seed, epoch)).permutation(n) if self.shuffle else np.arange(n)
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; a position restored for the same epoch is kept."""
         if epoch != self._epoch:
@@ -127,8 +132,7 @@ class BudgetSampler(Sampler[list[int]]):
         self._epoch, self._step, self._start = epoch, step, step
 
     def _make_plan(self, epoch: int) -> list[Step]:
-        n = self._sizes.shape[1]
-        rows = np.random.default_rng((self.seed, epoch)).permutation(n) if self.shuffle else np.arange(n)
+        rows = self.order(epoch)
         batches = _fill(rows, self._sizes, self._limits)
         world = self.world_size
         steps = [batches[k : k + world] for k in range(0, len(batches), world)]

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from torch_geometric.data import Batch, Data
 
 from atomml.datasets import GraphDataset
+from atomml.datasets.mixture_graphs import MixtureGraphs
 
 __all__ = ["greedy_batches", "join", "stream_batches"]
 
@@ -59,7 +60,11 @@ def join(graphs: Sequence[Data]) -> Batch:
 
 
 def stream_batches(
-    dataset: GraphDataset, steps: Sequence[Sequence[int]], *, workers: int, device: torch.device
+    dataset: GraphDataset | MixtureGraphs,
+    steps: Sequence[Sequence[int]],
+    *,
+    workers: int,
+    device: torch.device,
 ) -> Iterator[Data | None]:
     """The batch of each step, on ``device``; None for a step without rows.
 

@@ -18,6 +18,8 @@ __all__ = [
     "OptimizerConfig",
     "RunConfig",
     "ScheduleConfig",
+    "SetConfig",
+    "SourceConfig",
     "TrainConfig",
     "resolve_path",
 ]
@@ -27,18 +29,20 @@ Part = Paths | PositiveInt | PositiveFloat
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-class DataConfig(Config):
-    """Where structures and labels come from and how they are divided."""
+class SourceConfig(Config):
+    """Files of structures and labels, how to read them, and how they are divided."""
 
-    train: Paths = Field(examples=["train.extxyz"])
+    train: Paths | None = Field(default=None, examples=["train.extxyz"])
     """File or files of training structures: a native data folder or anything ASE reads."""
+    where: str | None = None
+    """Condition on per-frame tags, as in ``test_where``: other frames of the training files take no part."""
     valid: Part | None = 0.1
     """File or files; or a fraction (below 1) or a number of structures taken from the training files."""
     test: Part | None = None
     """Like ``valid``; evaluated once, at the end."""
     split: str | None = None
-    """A division made by `atomml data split` for exactly these training files; replaces fractions, ``group``
-    and ``test_where``."""
+    """A division made by `atomml data split` for exactly these training files; replaces fractions, ``group``,
+    ``where`` and ``test_where``."""
     group: str | None = None
     """Per-frame tag (``traj``, ``mol_id``) that must not be shared by two parts of a split by fraction."""
     test_where: str | None = None
@@ -46,9 +50,6 @@ class DataConfig(Config):
     it are the test set. Operators ==, !=, <, <=, >, >=."""
     split_seed: int = 0
     """Seed of the division; the rows are saved in ``split.json``."""
-    references: dict[str, float] | str = "least_squares"
-    """Energy of each element alone: ``isolated`` (one-atom frames of the training files), ``least_squares``
-    on the training energies, ``none``, a table {symbol: eV}, or the path of a file of isolated atoms."""
     energy_key: str | None = None
     """Name of the energy in the files; found by itself when not given. Likewise the next two."""
     forces_key: str | None = None
@@ -63,18 +64,94 @@ class DataConfig(Config):
     """Unit of the stress in the files."""
     stress_sign: Literal["ase", "pressure"] = "ase"
     """``ase``: σ = (1/V) ∂E/∂ε; ``pressure``: the opposite sign, as VASP prints it."""
+
+    @model_validator(mode="after")
+    def _one_test_set(self) -> SourceConfig:
+        if self.test is not None and self.test_where is not None:
+            raise ValueError("give either test or test_where, not both")
+        if self.split is not None and (self.test_where or self.group or self.where):
+            raise ValueError("split already divides the frames: remove group, where and test_where")
+        return self
+
+
+class SetConfig(SourceConfig):
+    """One of several sets that are trained on together."""
+
+    references: dict[str, float] | str | None = None
+    """Energy of each element alone at the level of theory of this set: ``least_squares`` on its training
+    energies, ``isolated`` (one-atom frames of its files), a table {symbol: eV}, or the path of a file of
+    isolated atoms. Its energies are then shifted by Σ(E0 of the reference set − E0 of this set). ``none``: used
+    as they are, without a shift. By default the reference set is fitted by least squares, the others ``none``."""
+    weight: NonNegativeFloat = 1.0
+    """Factor of all loss terms of this set, on top of the weights in ``loss``."""
+    energy_weight: NonNegativeFloat = 1.0
+    """Factor of the energy term; 0: the energies of this set are ignored. Likewise the next two."""
+    forces_weight: NonNegativeFloat = 1.0
+    """Factor of the force term."""
+    stress_weight: NonNegativeFloat = 1.0
+    """Factor of the stress term."""
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the frames of an epoch that come from this set; by default from ``sampling_temperature``."""
+
+    @model_validator(mode="after")
+    def _files(self) -> SetConfig:
+        if self.train is None:
+            raise ValueError("train: name the files of the set")
+        if 0 in (self.weight, self.energy_weight + self.forces_weight + self.stress_weight):
+            raise ValueError("all weights are 0: leave the set out")
+        return self
+
+
+class DataConfig(SourceConfig):
+    """Where structures and labels come from and how they are divided: one set (``train``) or several (``sets``)."""
+
+    references: dict[str, float] | str = "least_squares"
+    """Energy of each element alone: ``isolated`` (one-atom frames of the training files), ``least_squares``
+    on the training energies, ``none``, a table {symbol: eV}, or the path of a file of isolated atoms."""
+    sets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")], SetConfig] | None = None
+    """Several sets by name, instead of ``train`` and the keys above; each has these keys and ``references``,
+    ``weight``, ``energy_weight``, ``forces_weight``, ``stress_weight``, ``share``."""
+    reference_set: str | None = None
+    """The set whose level of theory the model has; by default the first."""
+    sampling_temperature: PositiveFloat | None = None
+    """A set with n frames is drawn from in proportion to n^(1/T): 1 (default) in proportion to its size, large T
+    equally often as the others."""
+    epoch_size: PositiveInt | None = None
+    """Frames in an epoch over several sets; by default as many as all of them have."""
+    forces_on: Literal["all", "free"] = "all"
+    """``free``: forces on atoms that the source holds fixed (FixAtoms, move_mask) count neither in the loss
+    nor in any metric, as is usual for OC20."""
     cache: bool = True
     """Keep graphs in memory after their first use."""
     workers: NonNegativeInt = 0
     """Processes that build batches; 0 builds them in the training process."""
 
     @model_validator(mode="after")
-    def _one_test_set(self) -> DataConfig:
-        if self.test is not None and self.test_where is not None:
-            raise ValueError("give either test or test_where, not both")
-        if self.split is not None and (self.test_where is not None or self.group is not None):
-            raise ValueError("split already divides the frames: remove group and test_where")
+    def _one_or_several(self) -> DataConfig:
+        if (self.train is None) == (self.sets is None):
+            raise ValueError("give exactly one of train and sets")
+        if self.sets is None:
+            several = ("reference_set", "sampling_temperature", "epoch_size")
+            used = [key for key in several if getattr(self, key) is not None]
+            if used:
+                raise ValueError(f"{', '.join(used)}: only for several sets")
+            return self
+        fields = type(self).model_fields
+        own = [*SourceConfig.model_fields, "references"]
+        moved = [key for key in own if getattr(self, key) != fields[key].default]
+        if moved:
+            raise ValueError(f"{', '.join(moved)}: write these into each of the sets")
+        if not self.sets:
+            raise ValueError("sets: name at least one")
+        if self.reference_set is not None and self.reference_set not in self.sets:
+            raise ValueError(f"reference_set: {self.reference_set!r} is none of {', '.join(self.sets)}")
         return self
+
+    @property
+    def has_valid(self) -> bool:
+        """Whether there is a validation set."""
+        sources: list[SourceConfig] = [self] if self.sets is None else list(self.sets.values())
+        return any(source.valid is not None or source.split is not None for source in sources)
 
 
 class LossConfig(Config):
@@ -203,7 +280,7 @@ class RunConfig(Config):
                 raise ValueError("give at least one of epochs, max_steps, max_minutes")
             if self.schedule.kind == "cosine":
                 raise ValueError("a cosine schedule needs epochs or max_steps to know its end")
-        if self.data.valid is None and (self.early_stop is not None or self.schedule.kind == "plateau"):
+        if not self.data.has_valid and (self.early_stop is not None or self.schedule.kind == "plateau"):
             raise ValueError("early_stop and the plateau schedule need data.valid")
         return self
 

@@ -101,6 +101,7 @@ def evaluate(
     store: FrameStore,
     rows: Sequence[int] | ndarray | None = None,
     *,
+    free_only: bool = False,
     max_atoms: int = 2000,
     max_edges: int | None = 200_000,
     on_batch: Callable[[int], Any] | None = None,
@@ -111,6 +112,7 @@ def evaluate(
         potential: anything that maps a graph to energy, forces and stress.
         store: labelled frames.
         rows: which frames; all by default.
+        free_only: forces on atoms that the store holds fixed are not compared.
         max_atoms: atoms in one batch (at least one frame).
         max_edges: edges in one batch.
         on_batch: called with the number of frames done, for a progress bar.
@@ -134,13 +136,16 @@ def evaluate(
     stress_label = np.array(part.stress)
     lattice = part.pbc.all(axis=1) & (np.linalg.det(part.cell) != 0)
     stress_label[~lattice if want_stress else slice(None)] = np.nan  # no stress is predicted there
+    forces_label = np.array(part.forces)
+    if free_only and part.fixed is not None:
+        forces_label[part.fixed] = np.nan
     arrays = {
         "n_atoms": np.array(part.n_atoms),
         "numbers": np.asarray(part.numbers).astype(np.int64),
         "energy": energy,
         "energy_label": np.array(part.energy),
         "forces": forces,
-        "forces_label": np.array(part.forces),
+        "forces_label": forces_label,
         "stress": stress,
         "stress_label": stress_label,
     }

@@ -15,9 +15,9 @@ from atomml.errors import ConfigError, UnsupportedError
 from atomml.potentials import Potential, load_model, read_header
 from atomml.potentials.build import with_constants
 from atomml.training.config import FinetuneConfig
-from atomml.training.data import Part, TrainingData, reference_energies
 from atomml.training.evaluation import evaluate
-from atomml.training.run import Say, TrainResult, run, say_references, settings_of
+from atomml.training.parts import AnyPart, TrainingData
+from atomml.training.run import Say, TrainResult, model_references, run, say_references, settings_of
 
 __all__ = ["finetune", "freeze", "refit_references", "with_references"]
 
@@ -59,7 +59,7 @@ def finetune(
         potential = load_model(model)
         _require_known(potential, data.train)
         if settings.e0 == "new":
-            references = reference_energies(settings.data, data.train, base)
+            references = model_references(settings.data, data, base)
             say_references(references, say)
             potential = with_references(potential, references.energies)
         elif settings.e0 == "refit" and data.train.labels()["energy"]:
@@ -97,18 +97,25 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> int:
     return frozen
 
 
-def refit_references(potential: Potential, train: Part) -> dict[int, float]:
+def refit_references(potential: Potential, train: AnyPart) -> dict[int, float]:
     """Correction of each element's reference energy that best explains label − prediction.
 
     Least squares Σ_frames (1/N²) (ΔE − Σ_z n_z δ_z)², of minimum norm: elements that always come in the same
     proportion share a correction. eV by atomic number.
     """
-    result = evaluate(potential, train.store, train.rows)
-    part = train.store.subset(train.rows)
-    elements, counts = part.element_counts()
-    known = np.isfinite(result.energy_label)
-    difference = (result.energy_label - result.energy)[known] / result.n_atoms[known]
-    composition = counts[known] / result.n_atoms[known, None]
+    elements = train.elements()
+    differences, compositions = [], []
+    for part in train.sets().values():
+        if not part.labels()["energy"]:
+            continue
+        result = evaluate(potential, part.store, part.rows)
+        mine, counts = part.store.element_counts(part.rows)
+        known = np.isfinite(result.energy_label)
+        fractions = np.zeros((len(counts), len(elements)))
+        fractions[:, [elements.index(z) for z in mine]] = counts / result.n_atoms[:, None]
+        differences.append((result.energy_label - result.energy)[known] / result.n_atoms[known])
+        compositions.append(fractions[known])
+    difference, composition = np.concatenate(differences), np.concatenate(compositions)
     solution, *_ = np.linalg.lstsq(composition, difference, rcond=1e-10)
     return dict(zip(elements, (float(x) for x in solution), strict=True))
 
@@ -123,7 +130,7 @@ def with_references(potential: Potential, e0: Mapping[int, float], *, add: bool 
     return with_constants(potential, e0=new)
 
 
-def _require_known(potential: Potential, train: Part) -> None:
+def _require_known(potential: Potential, train: AnyPart) -> None:
     new = [chemical_symbols[z] for z in train.elements() if z not in potential.elements]
     if new:
         raise UnsupportedError(

@@ -12,6 +12,7 @@ from atomml.potentials import Potential, save_model
 from atomml.training.data import TrainingData
 from atomml.training.evaluation import Evaluation, evaluate
 from atomml.training.logs import read_jsonl
+from atomml.training.mixture import mixture_json
 from atomml.training.report import metrics_table, write_run_report
 from atomml.training.state import Job, TrainState
 
@@ -22,7 +23,8 @@ def finish(job: Job, state: TrainState, data: TrainingData, say: Callable[[objec
     """Put the final weights into the potential, evaluate it, write model and report; returns the metrics."""
     potential = cast(Potential, job.potential)
     use_final_weights(job, state)
-    parts = {name: part for name, part in data.parts().items() if name != "train"} or {"train": data.train}
+    each = data.single_parts()
+    parts = {name: part for name, part in each.items() if not name.startswith("train")} or each
     limit = job.config.batch
     evaluations: dict[str, Evaluation] = {}
     for name, part in parts.items():
@@ -31,6 +33,7 @@ def finish(job: Job, state: TrainState, data: TrainingData, say: Callable[[objec
                 potential,
                 part.store,
                 part.rows,
+                free_only=part.free_only,
                 max_atoms=limit.max_atoms or 2000,
                 max_edges=limit.max_edges or 200_000,
             )
@@ -78,4 +81,5 @@ def _summary(job: Job, state: TrainState, data: TrainingData, potential: Potenti
         "minutes": round(state.seconds / 60, 2),
         "ended by": state.stopped,
         "processes": job.ranks.world_size,
+        **({} if data.mixture is None else {"sets": mixture_json(data)}),
     }

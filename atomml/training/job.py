@@ -15,13 +15,15 @@ from torch.optim import Adam, AdamW, Optimizer
 from torch_geometric.data import Batch, Data
 
 from atomml._version import __version__
+from atomml.datasets import GraphDataset
+from atomml.datasets.mixture_graphs import MixtureGraphs
 from atomml.errors import ConfigError
-from atomml.graph.batching import BudgetSampler
+from atomml.graph import BudgetSampler, MixtureSampler
 from atomml.training.batches import greedy_batches, join, stream_batches
 from atomml.training.config import OptimizerConfig, RunConfig
-from atomml.training.data import Part, TrainingData
 from atomml.training.distributed import Ranks
 from atomml.training.loss import weights_of
+from atomml.training.parts import AnyPart, Mixture, Part, TrainingData
 from atomml.training.state import Job
 
 __all__ = ["make_job", "optimizer_for", "training_statistics"]
@@ -30,26 +32,43 @@ MOST_FRAMES_FOR_NEIGHBORS = 2000
 
 
 def training_statistics(
-    train: Part, cutoff: float, e0: Mapping[int, float], *, cache: bool = True
+    train: AnyPart, cutoff: float, e0: Mapping[int, float], *, cache: bool = True
 ) -> tuple[float, float]:
     """Mean number of neighbours of an atom, and the unit of energy that suits the labels.
 
     The unit is the RMS force component (eV/Å); without forces, the RMS of (E − Σ E0)/N (eV/atom); never 0.
-    Neighbours are counted on at most 2000 frames, evenly chosen.
+    Neighbours are counted on at most 2000 frames, evenly chosen. Each of several sets counts by its share of
+    the training.
     """
-    dataset = train.graphs(cutoff, cache)
-    chosen = range(0, len(train), math.ceil(len(train) / MOST_FRAMES_FOR_NEIGHBORS))
+    counted = [(share, *_sampled_edges(part, cutoff, cache)) for share, part in train.shared_sets()]
+    each = [
+        share / frames / (counted[0][0] / counted[0][3]) for share, _, _, frames in counted
+    ]  # [1.0] for one
+    edges = sum(w * n for w, (_, n, _, _) in zip(each, counted, strict=True))
+    atoms = sum(w * n for w, (_, _, n, _) in zip(each, counted, strict=True))
+    squares = weight = 0.0
+    for share, part in train.shared_sets():
+        forces = part.forces()
+        forces = forces[np.isfinite(forces)]
+        if len(forces):
+            squares, weight = squares + share * float(np.mean(forces**2)), weight + share
+    if weight == 0.0:
+        for share, part in train.shared_sets():
+            store = part.store.subset(part.rows)
+            elements, counts = store.element_counts()
+            rest = (store.energy - counts @ np.array([e0[z] for z in elements])) / store.n_atoms
+            if np.isfinite(rest).any():
+                squares, weight = squares + share * float(np.nanmean(rest**2)), weight + share
+    scale = math.sqrt(squares / weight)
+    return edges / atoms, scale if scale > 1e-6 else 1.0
+
+
+def _sampled_edges(part: Part, cutoff: float, cache: bool) -> tuple[int, int, int]:
+    """Edges, atoms and number of evenly chosen frames."""
+    dataset = part.graphs(cutoff, cache)
+    chosen = range(0, len(part), math.ceil(len(part) / MOST_FRAMES_FOR_NEIGHBORS))
     edges = sum(dataset.shared(i).edge_index.shape[1] for i in chosen)
-    neighbors = edges / int(train.store.n_atoms[train.rows[chosen]].sum())
-    part = train.store.subset(train.rows)
-    forces = part.forces[np.isfinite(part.forces)]
-    if len(forces):
-        scale = float(np.sqrt(np.mean(forces**2)))
-    else:
-        elements, counts = part.element_counts()
-        rest = (part.energy - counts @ np.array([e0[z] for z in elements])) / part.n_atoms
-        scale = float(np.sqrt(np.nanmean(rest**2)))
-    return neighbors, scale if scale > 1e-6 else 1.0
+    return edges, int(part.store.n_atoms[part.rows[chosen]].sum()), len(chosen)
 
 
 def optimizer_for(config: OptimizerConfig, module: nn.Module) -> Optimizer:
@@ -90,19 +109,9 @@ def make_job(
         DataError: a structure that is larger than a batch may be.
     """
     train = data.train.graphs(cast(Any, potential).cutoff, config.data.cache)
-    limits = config.batch
-    sampler = BudgetSampler(
-        np.asarray(train.n_atoms),
-        None if limits.max_edges is None else np.asarray(train.n_edges()),
-        batch_size=limits.batch_size,
-        max_atoms=limits.max_atoms,
-        max_edges=limits.max_edges,
-        shuffle=True,
-        seed=config.seed,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-    )
-    store = data.train.store
+    sampler = _sampler(config, data, train, ranks)
+    stores = [part.store for part in data.train.sets().values()]
+    mixture = data.mixture
 
     def steps_of_epoch(epoch: int) -> list[list[int]]:
         return [step[ranks.rank] for step in sampler.batches(epoch)]
@@ -110,8 +119,10 @@ def make_job(
     def train_batches(steps: Sequence[list[int]]) -> Iterator[Data | None]:
         return stream_batches(train, steps, workers=config.data.workers, device=ranks.device)
 
-    def frame_names(rows: Sequence[int]) -> str:
-        return ", ".join(str(store.ids[row]) for row in rows)
+    def frame_names(graph: Data) -> str:
+        rows = graph.index.tolist()
+        numbers = graph.set_number.tolist() if mixture is not None else [0] * len(rows)
+        return ", ".join(str(stores[k].ids[row]) for k, row in zip(numbers, rows, strict=True))
 
     return Job(
         config=config,
@@ -133,33 +144,81 @@ def make_job(
             **({"origin": dict(origin)} if origin else {}),
         },
         console=console,
+        **({} if mixture is None else _mixture_of(mixture, data, ranks)),
     )
+
+
+def _mixture_of(mixture: Mixture, data: TrainingData, ranks: Ranks) -> dict[str, Any]:
+    """The fields of `Job` that only several sets have."""
+    validated = set() if data.valid is None else set(data.valid.sets())
+    return {
+        "sets": mixture.names,
+        "factors": torch.tensor(mixture.factors, dtype=torch.float64, device=ranks.device),
+        "valid_shares": tuple(
+            share if name in validated else 0.0
+            for name, share in zip(mixture.names, mixture.shares, strict=True)
+        ),
+        "alignment": mixture.alignment.to_dict(),
+    }
+
+
+def _sampler(
+    config: RunConfig, data: TrainingData, train: GraphDataset | MixtureGraphs, ranks: Ranks
+) -> BudgetSampler:
+    limits = config.batch
+    options: dict[str, Any] = {
+        "n_edges": None if limits.max_edges is None else np.asarray(train.n_edges()),
+        "batch_size": limits.batch_size,
+        "max_atoms": limits.max_atoms,
+        "max_edges": limits.max_edges,
+        "shuffle": True,
+        "seed": config.seed,
+        "rank": ranks.rank,
+        "world_size": ranks.world_size,
+    }
+    n_atoms = np.asarray(train.n_atoms)
+    if data.mixture is None:
+        return BudgetSampler(n_atoms, **options)
+    counts = [len(part) for part in data.train.sets().values()]
+    return MixtureSampler(n_atoms, counts=counts, quotas=data.mixture.quotas, **options)
 
 
 def _valid_batches(
     config: RunConfig, potential: nn.Module, data: TrainingData, ranks: Ranks
-) -> Callable[[], Iterator[Data]] | None:
+) -> Callable[[], Iterator[tuple[int, Data]]] | None:
     """Batches of the validation set for one process; collated once if graphs are kept in memory."""
     if data.valid is None:
         return None
-    dataset = data.valid.graphs(cast(Any, potential).cutoff, cache=False)
-    limits, kept = config.batch, list[Batch]()
+    cutoff = cast(Any, potential).cutoff
+    limits, kept = config.batch, list[tuple[int, Batch]]()
+    names = ("",) if data.mixture is None else data.mixture.names
+    parts = data.valid.sets()
 
-    def collate() -> Iterator[Batch]:
-        groups = greedy_batches(
-            (dataset.shared(i) for i in range(len(dataset))),
-            batch_size=limits.batch_size,
-            max_atoms=limits.max_atoms,
-            max_edges=limits.max_edges,
-        )
-        for k, group in enumerate(groups):
+    def groups() -> Iterator[tuple[int, list[Data]]]:
+        for number, name in enumerate(names):
+            if name not in parts:
+                continue
+            dataset = parts[name].graphs(cutoff, cache=False)
+            for group in greedy_batches(
+                (dataset.shared(i) for i in range(len(dataset))),
+                batch_size=limits.batch_size,
+                max_atoms=limits.max_atoms,
+                max_edges=limits.max_edges,
+            ):
+                yield number, group
+
+    def collate() -> Iterator[tuple[int, Batch]]:
+        for k, (number, group) in enumerate(groups()):
             if k % ranks.world_size == ranks.rank:
-                yield join(group)
+                batch = join(group)
+                if data.mixture is not None:
+                    batch.set_number = torch.full((len(group),), number)
+                yield number, batch
 
-    def batches() -> Iterator[Data]:
+    def batches() -> Iterator[tuple[int, Data]]:
         if config.data.cache and not kept:
             kept.extend(collate())
-        for batch in kept if config.data.cache else collate():
-            yield batch.to(ranks.device)
+        for number, batch in kept if config.data.cache else collate():
+            yield number, batch.to(ranks.device)
 
     return batches

@@ -21,6 +21,7 @@ __all__ = [
     "epoch_progress",
     "read_jsonl",
     "rewrite_csv",
+    "set_lines",
 ]
 
 COLUMNS = (
@@ -41,6 +42,8 @@ COLUMNS = (
     "grad_norm",
     "seconds",
 )
+
+SET_COLUMNS = tuple(c for c in COLUMNS if c == "valid_loss" or c.endswith(("_mae", "_rmse")))
 
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> int:
@@ -63,13 +66,15 @@ def read_jsonl(path: Path, size: int | None = None) -> list[dict[str, Any]]:
 
 
 def append_csv(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one epoch to the table, with a header if the file is new."""
+    """Add one epoch to the table, with a header if the file is new; several sets have columns ``SET: loss``."""
     new = not path.exists()
+    by_set = {f"{name}: {key}": v for name, row in record.get("sets", {}).items() for key, v in row.items()}
+    columns = [*COLUMNS, *(f"{name}: {key}" for name in record.get("sets", {}) for key in SET_COLUMNS)]
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", restval="")
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", restval="")
         if new:
             writer.writeheader()
-        writer.writerow(record)
+        writer.writerow({**record, **by_set})
 
 
 def rewrite_csv(path: Path, records: list[dict[str, Any]]) -> None:
@@ -85,10 +90,27 @@ def epoch_line(record: Mapping[str, Any]) -> str:
     parts = [f"epoch {record['epoch']:4d}", f"step {record['step']:7d}", f"train {record['train_loss']:.5f}"]
     if "valid_loss" in record:
         parts.append(f"valid {record['valid_loss']:.5f}")
-    for key, unit in (("energy_per_atom", "meV/atom"), ("forces", "meV/Å"), ("stress", "meV/Å³")):
-        if f"{key}_rmse" in record:
-            parts.append(f"{key[0].upper()} {1e3 * record[key + '_rmse']:.2f} {unit}")
+    parts += _errors(record)
     return "  ".join([*parts, f"lr {record['lr']:.2e}", f"{record['seconds']:.1f} s"])
+
+
+def set_lines(record: Mapping[str, Any]) -> list[str]:
+    """One line for each of several sets: validation loss and RMSE."""
+    sets = record.get("sets", {})
+    width = max(map(len, sets), default=0)
+    return [
+        "  ".join([f"      {name:{width}}  valid {row['valid_loss']:.5f}", *_errors(row)])
+        for name, row in sets.items()
+    ]
+
+
+def _errors(record: Mapping[str, Any]) -> list[str]:
+    units = (("energy_per_atom", "meV/atom"), ("forces", "meV/Å"), ("stress", "meV/Å³"))
+    return [
+        f"{key[0].upper()} {1e3 * record[key + '_rmse']:.2f} {unit}"
+        for key, unit in units
+        if f"{key}_rmse" in record
+    ]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from atomml.errors import TrainingError
 from atomml.training.checkpoint import CHECKPOINT, optimizer_tensors, rng_tensors, write_checkpoint
 from atomml.training.distributed import sum_over_ranks
 from atomml.training.ema import swapped_weights
-from atomml.training.logs import append_csv, append_jsonl, epoch_line, epoch_progress
+from atomml.training.logs import append_csv, append_jsonl, epoch_line, epoch_progress, set_lines
 from atomml.training.loss import TERMS, combine, loss_sums
 from atomml.training.metrics import error_sums, errors_from_sums
 from atomml.training.schedule import after_validation, learning_rate_factor
@@ -125,27 +125,41 @@ def losses(job: Job, sums: torch.Tensor) -> dict[str, float]:
     return out
 
 
-def validate(job: Job, weights: dict[str, torch.Tensor] | None) -> dict[str, float]:
-    """Loss and errors on the validation set with the given weights, over all processes."""
+def validate(job: Job, weights: dict[str, torch.Tensor] | None) -> dict[str, Any]:
+    """Loss and errors on the validation set with the given weights, over all processes.
+
+    With several sets the loss is the mean of their losses with their shares in the training as weights, the
+    errors are over all frames, and ``sets`` has both for each set.
+    """
     if job.valid_batches is None:
         return {}
     config, device = job.config, job.ranks.device
-    sums = torch.zeros(2, 3, dtype=torch.float64, device=device)
-    errors = torch.zeros(4, 3, dtype=torch.float64, device=device)
+    sums = torch.zeros(len(job.sets), 2, 3, dtype=torch.float64, device=device)
+    errors = torch.zeros(len(job.sets), 4, 3, dtype=torch.float64, device=device)
     job.potential.eval()
     with swapped_weights(job.potential, weights):
-        for graph in job.valid_batches():
+        for number, graph in job.valid_batches():
             with explain_failures(job, graph), precision(job):
                 prediction = job.potential(
                     graph, forces=config.loss.forces > 0, stress=config.loss.stress > 0, create_graph=False
                 )
             prediction = {key: value.detach() for key, value in prediction.items()}
-            sums += torch.stack(loss_sums(prediction, graph, config.loss))
-            errors += error_sums(prediction, graph)
+            sums[number] += torch.stack(loss_sums(prediction, graph, config.loss, job.factors))
+            errors[number] += error_sums(prediction, graph)
     job.potential.train()
     sums, errors = sum_over_ranks(sums, job.ranks), sum_over_ranks(errors, job.ranks)
-    loss = combine(sums[0], sums[1], job.weights).item()
-    return {"valid_loss": loss} | errors_from_sums(errors)
+    each = [combine(one[0], one[1], job.weights).item() for one in sums]
+    if len(each) == 1:
+        return {"valid_loss": each[0]} | errors_from_sums(errors[0])
+    total = sum(share * loss for share, loss in zip(job.valid_shares, each, strict=True) if share > 0)
+    by_set = {
+        name: {"valid_loss": each[k]} | errors_from_sums(errors[k])
+        for k, name in enumerate(job.sets)
+        if job.valid_shares[k] > 0
+    }
+    return (
+        {"valid_loss": total / sum(job.valid_shares)} | errors_from_sums(errors.sum(dim=0)) | {"sets": by_set}
+    )
 
 
 def end_epoch(job: Job, state: TrainState, steps_in_epoch: int) -> None:
@@ -172,7 +186,8 @@ def end_epoch(job: Job, state: TrainState, steps_in_epoch: int) -> None:
         append_jsonl(job.run_dir / "log.jsonl", record)
         append_csv(job.run_dir / "metrics.csv", record)
     if job.console is not None:
-        job.console.print(epoch_line(record), highlight=False, soft_wrap=True)
+        for line in (epoch_line(record), *set_lines(record)):
+            job.console.print(line, highlight=False, soft_wrap=True)
 
 
 def judge(job: Job, state: TrainState, loss: float) -> None:
@@ -227,5 +242,6 @@ def save_checkpoint(job: Job, state: TrainState) -> None:
         "world_size": job.ranks.world_size,
         "provenance": job.provenance,
         "constants": constants_of(cast("Potential", job.potential)),
+        **({} if job.alignment is None else {"alignment": job.alignment}),
     }
     write_checkpoint(job.run_dir / CHECKPOINT, tensors, state_to_json(state) | extra)

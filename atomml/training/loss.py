@@ -55,15 +55,25 @@ def residuals(
 
 
 def loss_sums(
-    prediction: Mapping[str, Tensor], graph: Data, config: LossConfig
+    prediction: Mapping[str, Tensor],
+    graph: Data,
+    config: LossConfig,
+    factors: Float64[Tensor, "sets 3"] | None = None,
 ) -> tuple[Float64[Tensor, " 3"], Float64[Tensor, " 3"]]:
-    """Σ ρ(residual) and the number of labels, for energy, forces and stress; both zero for an absent term."""
+    """Σ ρ(residual) and the number of labels, for energy, forces and stress; both zero for an absent term.
+
+    With ``factors`` every ρ is multiplied by the factor of its term and of its graph's set
+    (``graph.set_number``); the labels are counted as before.
+    """
     delta = {"energy": config.delta_energy, "forces": config.delta_forces, "stress": config.delta_stress}
     zero = torch.zeros((), dtype=torch.float64, device=graph.pos.device)
     sums, counts = [zero] * 3, [zero] * 3
     for term, (difference, mask) in residuals(prediction, graph).items():
         k = TERMS.index(term)
-        sums[k] = penalty(difference, config.kind, delta[term]).sum().to(torch.float64)
+        each = penalty(difference, config.kind, delta[term])
+        if factors is not None:
+            each = each * _factor_of_values(factors[:, k], graph, term).to(each.dtype)
+        sums[k] = each.sum().to(torch.float64)
         counts[k] = mask.sum().to(torch.float64)
     return torch.stack(sums), torch.stack(counts)
 
@@ -84,6 +94,14 @@ def combine(
     their gradients) over the processes is that of the joint batch.
     """
     return (weights * sums / counts.clamp(min=1.0)).sum()
+
+
+def _factor_of_values(factor: Float64[Tensor, " sets"], graph: Data, term: str) -> Float64[Tensor, " values"]:
+    """The factor of each value of a term, in the order of `residuals`."""
+    per_graph = factor[graph.set_number]
+    if term == "energy":
+        return per_graph
+    return per_graph.repeat_interleave(9) if term == "stress" else per_graph[graph.batch].repeat_interleave(3)
 
 
 def _atoms_per_graph(graph: Data) -> Float64[Tensor, " graphs"]:

@@ -211,8 +211,9 @@ def write_run_report(
     lines = [
         "# Training report",
         "",
-        markdown_table(["", ""], [[k, _text(v)] for k, v in summary.items()]),
+        markdown_table(["", ""], [[k, _text(v)] for k, v in summary.items() if k != "sets"]),
         "",
+        *_sets_section(summary.get("sets", {})),
     ]
     lines += ["![learning curve](figures/learning_curve.png)", "", "Numbers: `metrics.csv`, `log.jsonl`.", ""]
     for name, evaluation in evaluations.items():
@@ -224,6 +225,26 @@ def write_run_report(
     (run_dir / "report.md").write_text("\n".join(lines), encoding="utf-8")
     (run_dir / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     return metrics
+
+
+def _sets_section(sets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Markdown of the sets of a co-training; nothing for one set."""
+    if not sets:
+        return []
+    header = ["set", "frames", "share", "per epoch", "loss factors", "references", "shift (eV/atom)"]
+    rows = [
+        [
+            name,
+            _text(s["frames"]),
+            s["share"],
+            s["per epoch"],
+            _text(s["loss factors"]),
+            s["references"],
+            s["shift"],
+        ]
+        for name, s in sets.items()
+    ]
+    return ["## Sets", "", markdown_table(header, rows), "", "Energies, shifts and notes: `sets.json`.", ""]
 
 
 def _text(value: object) -> str:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
+from atomml.datasets.mixture import Alignment
 from atomml.errors import ConfigError
 from atomml.training.checkpoint import (
     CHECKPOINT,
@@ -20,7 +22,7 @@ from atomml.training.checkpoint import (
 from atomml.training.logs import read_jsonl, rewrite_csv
 from atomml.training.state import Job, TrainState, state_from_json
 
-__all__ = ["restore", "saved_constants"]
+__all__ = ["restore", "saved_alignment", "saved_constants"]
 
 FREE = {
     "run_dir",
@@ -73,6 +75,24 @@ def saved_constants(run_dir: Path, device: torch.device) -> dict[str, Any]:
     return constants | {"e0": {int(z): e for z, e in constants["e0"].items()}}
 
 
+def saved_alignment(run_dir: Path, device: torch.device) -> Alignment | None:
+    """How the energies of several sets were aligned when the run began; None for one set.
+
+    Raises:
+        ModelFileError: the checkpoint is truncated or foreign.
+    """
+    saved = read_checkpoint(run_dir / CHECKPOINT, device)[1].get("alignment")
+    return None if saved is None else Alignment.from_dict(saved)
+
+
+def _with_defaults(saved: dict[str, Any], job: Job) -> dict[str, Any]:
+    """The saved configuration with the defaults of keys that its version did not have."""
+    try:
+        return type(job.config).model_validate(saved).resolved()
+    except ValidationError:
+        return saved
+
+
 def _group(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor] | None:
     # tensors of a file lie at odd addresses, and BLAS rounds differently there than in memory torch allocates
     found = {k.removeprefix(prefix): v.clone() for k, v in tensors.items() if k.startswith(prefix)}
@@ -94,8 +114,8 @@ def _require_same(job: Job, saved: Mapping[str, Any], where: str) -> None:
         free |= {"epochs", "max_steps"}
     changed = {
         key: pair
-        for key, pair in differences(saved["config"], job.config.resolved()).items()
-        if key not in free
+        for key, pair in differences(_with_defaults(saved["config"], job), job.config.resolved()).items()
+        if key not in free and not (key.startswith("data.sets.") and key.endswith(".train"))
     }
     changed |= differences(saved["provenance"]["data"], job.provenance["data"], "content of data: ")
     if saved["world_size"] != job.ranks.world_size:

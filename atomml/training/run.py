@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from atomml.files import replace_file
 from atomml.potentials import Potential, build_potential
 from atomml.potentials.build import with_constants
 from atomml.training.checkpoint import CHECKPOINT
-from atomml.training.config import RunConfig, TrainConfig
+from atomml.training.config import DataConfig, RunConfig, TrainConfig
 from atomml.training.data import TrainingData, load_training_data, reference_energies, remaining_energy
 from atomml.training.distributed import distributed_from_env
 from atomml.training.ema import start_ema
@@ -29,10 +30,21 @@ from atomml.training.finish import finish
 from atomml.training.job import make_job, training_statistics
 from atomml.training.logs import append_jsonl
 from atomml.training.loop import fit, save_checkpoint
-from atomml.training.resume import restore, saved_constants
+from atomml.training.mixture import mixture_json, mixture_table
+from atomml.training.resume import restore, saved_alignment, saved_constants
 from atomml.training.state import Job, TrainState
 
-__all__ = ["Build", "Say", "TrainResult", "prepare_run_dir", "run", "say_references", "train"]
+__all__ = [
+    "Build",
+    "Say",
+    "TrainResult",
+    "model_references",
+    "prepare_run_dir",
+    "run",
+    "save_splits",
+    "say_references",
+    "train",
+]
 
 C = TypeVar("C", bound=RunConfig)
 Say = Callable[[object], None]
@@ -82,7 +94,7 @@ def train(
     settings, base = settings_of(TrainConfig, config, overrides)
 
     def build(data: TrainingData, say: Say) -> Potential:
-        references = reference_energies(settings.data, data.train, base)
+        references = model_references(settings.data, data, base)
         say_references(references, say)
         shift = _shift(references, data)
         say(
@@ -103,6 +115,17 @@ def train(
         )
 
     return run(settings, build, base=base, resume=resume, overwrite=overwrite, quiet=quiet)
+
+
+def model_references(config: DataConfig, data: TrainingData, base: Path | None) -> ReferenceEnergies:
+    """Reference energies of the model, from the one set or from the alignment of several.
+
+    Raises:
+        DataError: an isolated atom, an energy or an element of the table is missing.
+    """
+    if data.mixture is not None:
+        return data.mixture.alignment.model
+    return reference_energies(config, data.train, base)
 
 
 def say_references(references: ReferenceEnergies, say: Say) -> None:
@@ -152,7 +175,8 @@ def run(
         going_on = resume and (run_dir / CHECKPOINT).exists()
         if ranks.is_main and not going_on:
             prepare_run_dir(run_dir, overwrite=overwrite, resume=resume)
-        data = load_training_data(config.data, config.loss, base)
+        alignment = saved_alignment(run_dir, ranks.device) if going_on else None
+        data = load_training_data(config.data, config.loss, base, alignment=alignment)
         _say_data(data, say)
         with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
             torch.manual_seed(config.seed + ranks.rank)
@@ -207,10 +231,23 @@ def _started(job: Job, data: TrainingData) -> TrainState:
     if job.ranks.is_main:
         text = yaml.safe_dump(job.config.resolved(), sort_keys=False, allow_unicode=True)
         replace_file(job.run_dir / "config.yaml", text.encode())
-        data.split.save(job.run_dir / "split.json")
+        save_splits(data, job.run_dir)
         append_jsonl(job.run_dir / "log.jsonl", {"kind": "start", **job.provenance})
     save_checkpoint(job, state)
     return state
+
+
+def save_splits(data: TrainingData, run_dir: Path) -> None:
+    """``split.json``, or ``splits/SET.json`` and ``sets.json`` for several sets."""
+    if data.split is not None:
+        data.split.save(run_dir / "split.json")
+    if data.mixture is None:
+        return
+    for name, split in data.mixture.splits.items():
+        split.save(run_dir / "splits" / f"{name}.json")
+    content = {"sets": mixture_json(data), "fingerprint": data.fingerprint}
+    content["alignment"] = data.mixture.alignment.to_dict()
+    replace_file(run_dir / "sets.json", json.dumps(content, indent=1).encode())
 
 
 def _resumed(job: Job, say: Say) -> TrainState:
@@ -225,6 +262,10 @@ def _say_data(data: TrainingData, say: Say) -> None:
     for name, text in data.summary.items():
         say(f"{name} files: {text}")
     say("Split: " + ", ".join(f"{name} {len(part)}" for name, part in data.parts().items()))
+    if data.mixture is not None:
+        say(mixture_table(data))
+        for note in data.mixture.alignment.notes:
+            say(f"Note: {note}")
 
 
 def _shift(references: ReferenceEnergies, data: TrainingData) -> float:

@@ -69,12 +69,17 @@ class Job:
         names: name of every parameter.
         ranks: this process among all.
         weights: of energy, forces and stress in the loss, on the device.
+        sets: names of the sets that are trained on; one empty name for a single set.
+        factors: of the loss terms for each set, on the device; None for a single set.
+        valid_shares: weight of each set in the validation loss, 0 where it has no validation frames.
         run_dir: folder for results.
         steps_of_epoch: rows of each step of this process, for an epoch.
         train_batches: graphs for a list of steps.
-        valid_batches: graphs of the validation set (this process's share); None without one.
-        frame_names: names of training rows, for messages.
+        valid_batches: number of the set and graphs of the validation set (this process's share); None
+            without one.
+        frame_names: names of the frames of a batch, for messages.
         provenance: version, seed and data fingerprint, recorded in every artefact.
+        alignment: JSON form of the alignment of several sets' energies, kept in the checkpoint.
         console: terminal of the main process, None on the others.
     """
 
@@ -87,10 +92,14 @@ class Job:
     run_dir: Path
     steps_of_epoch: Callable[[int], list[list[int]]]
     train_batches: Callable[[Sequence[list[int]]], Iterator[Data | None]]
-    valid_batches: Callable[[], Iterator[Data]] | None
-    frame_names: Callable[[Sequence[int]], str]
+    valid_batches: Callable[[], Iterator[tuple[int, Data]]] | None
+    frame_names: Callable[[Data], str]
     provenance: dict[str, Any]
     console: Console | None = None
+    sets: tuple[str, ...] = ("",)
+    factors: Float64[Tensor, "sets 3"] | None = None
+    valid_shares: tuple[float, ...] = (1.0,)
+    alignment: dict[str, Any] | None = None
 
 
 _JSON = ("step", "epoch", "batch", "seconds", "epoch_seconds", "best_epoch", "waited", "stopped")

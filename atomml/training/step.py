@@ -47,7 +47,7 @@ def training_step(job: Job, state: TrainState, graph: Data | None, lr: float) ->
                 prediction = job.potential(
                     graph, forces=config.loss.forces > 0, stress=config.loss.stress > 0, create_graph=True
                 )
-            sums, counts = loss_sums(prediction, graph, config.loss)
+            sums, counts = loss_sums(prediction, graph, config.loss, job.factors)
         total = sum_over_ranks(torch.stack([sums.detach(), counts]), job.ranks)
         if graph is not None:
             combine(sums, total[1], job.weights).backward(inputs=trainable(job))
@@ -76,10 +76,10 @@ def require_finite_norm(job: Job, state: TrainState, norm: Tensor, graph: Data |
     """
     if torch.isfinite(norm):
         return
-    rows = [] if graph is None or "index" not in graph else graph.index.tolist()
+    names = "" if graph is None or "index" not in graph else job.frame_names(graph)
     raise TrainingError(
         f"The gradient is not finite at step {state.step + 1} (norm {norm.item()}).",
-        where=f"batch of {job.frame_names(rows)}; last good state: {job.run_dir / 'checkpoint'}",
+        where=f"batch of {names}; last good state: {job.run_dir / 'checkpoint'}",
         fix="look at these structures and labels; lower optimizer.lr or clip_norm, or use dtype: float64",
     )
 
