@@ -91,7 +91,10 @@ class GraphDataset(Dataset[AtomGraph]):
             self._graphs[row] = graph
 
     def n_edges(self) -> Int64[ndarray, " rows"]:
-        """Directed edges of every item, counted once."""
+        """Directed edges of every item: from the index of the store if it has this cutoff, else counted once."""
+        index = self.store.index
+        if index.n_edges is not None and index.edge_cutoff == self.cutoff:
+            return np.array(index.n_edges[self.rows], dtype=np.int64)
         if self._n_edges is None:
             self._n_edges = np.array([self._count_edges(k) for k in range(len(self))], dtype=np.int64)
         return self._n_edges

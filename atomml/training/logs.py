@@ -43,6 +43,7 @@ COLUMNS = (
     "seconds",
 )
 
+SLOW_LOADING = 0.05  # share of an epoch spent waiting for batches that is worth a remark
 SET_COLUMNS = tuple(c for c in COLUMNS if c == "valid_loss" or c.endswith(("_mae", "_rmse")))
 
 
@@ -91,7 +92,10 @@ def epoch_line(record: Mapping[str, Any]) -> str:
     if "valid_loss" in record:
         parts.append(f"valid {record['valid_loss']:.5f}")
     parts += _errors(record)
-    return "  ".join([*parts, f"lr {record['lr']:.2e}", f"{record['seconds']:.1f} s"])
+    parts += [f"lr {record['lr']:.2e}", f"{record['seconds']:.1f} s"]
+    if record.get("loading", 0) > SLOW_LOADING:
+        parts.append(f"({record['loading']:.0%} of it waiting for data: raise data.workers)")
+    return "  ".join(parts)
 
 
 def set_lines(record: Mapping[str, Any]) -> list[str]:

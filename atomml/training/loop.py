@@ -35,19 +35,21 @@ def fit(job: Job, state: TrainState) -> TrainState:
     while not state.stopped:
         steps = job.steps_of_epoch(state.epoch)
         job.potential.train()
-        run_epoch(job, state, steps, first_epoch_steps)
-        end_epoch(job, state, len(steps))
+        waited = run_epoch(job, state, steps, first_epoch_steps)
+        end_epoch(job, state, len(steps), waited)
         save_checkpoint(job, state)
     return state
 
 
-def run_epoch(job: Job, state: TrainState, steps: list[list[int]], first_epoch_steps: int) -> None:
-    """The rest of the present epoch, from batch ``state.batch`` on."""
+def run_epoch(job: Job, state: TrainState, steps: list[list[int]], first_epoch_steps: int) -> float:
+    """The rest of the present epoch, from batch ``state.batch`` on; the share of it spent waiting for batches."""
     config = job.config
-    saved_at = started = time.perf_counter()
+    saved_at = started = asked = time.perf_counter()
+    waited = 0.0
     before = state.seconds
     with epoch_progress(job.console, state.epoch + 1, len(steps)) as (bar, task):
         for graph in job.train_batches(steps[state.batch :]):
+            waited += time.perf_counter() - asked
             progress = progress_of(job, state, len(steps))
             factor = learning_rate_factor(
                 config.schedule, state.step, progress, first_epoch_steps, state.plateau
@@ -68,6 +70,8 @@ def run_epoch(job: Job, state: TrainState, steps: list[list[int]], first_epoch_s
                 require_finite_norm(job, state, norm, graph)
                 save_checkpoint(job, state)
                 saved_at = now
+            asked = time.perf_counter()
+    return waited / max(time.perf_counter() - started, 1e-9)
 
 
 def progress_of(job: Job, state: TrainState, steps_in_epoch: int) -> float:
@@ -162,7 +166,7 @@ def validate(job: Job, weights: dict[str, torch.Tensor] | None) -> dict[str, Any
     )
 
 
-def end_epoch(job: Job, state: TrainState, steps_in_epoch: int) -> None:
+def end_epoch(job: Job, state: TrainState, steps_in_epoch: int, waited: float) -> None:
     """Validate, keep the best weights, adjust the schedule, decide whether to stop, write the log."""
     config = job.config
     state.epoch += 1
@@ -177,6 +181,7 @@ def end_epoch(job: Job, state: TrainState, steps_in_epoch: int) -> None:
         judge(job, state, measured["valid_loss"])
     record["best_epoch"] = state.best_epoch
     record["seconds"] = round(state.seconds - state.epoch_seconds, 3)
+    record["loading"] = round(waited, 4)
     state.epoch_seconds = state.seconds
     state.batch = 0
     state.epoch_sums.zero_()

@@ -1,11 +1,13 @@
 import pickle
 
+import ase.io
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader as PlainLoader
 from torch_geometric.loader import DataLoader
 
-from atomml.datasets import FrameStore, GraphDataset
+from atomml.datasets import FrameStore, GraphDataset, convert
 from atomml.errors import DataError
 
 
@@ -60,3 +62,25 @@ def test_loader_of_pyg_batches_the_items(store):
 def test_wrong_rows_and_cutoffs_are_refused(store, rows, cutoff):
     with pytest.raises(DataError):
         GraphDataset(store, rows, cutoff)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_processes_share_a_mapped_store_however_they_start(store, tmp_path, start):
+    mapped = FrameStore.open(store.save(tmp_path / "set"))
+    dataset = GraphDataset(mapped, cutoff=3.0, cache=False)
+    loader = PlainLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context=start)
+    for graph, expected in zip(loader, (dataset[k] for k in range(len(dataset))), strict=True):
+        assert torch.equal(graph.pos, expected.pos)
+        assert torch.equal(graph.edge_index, expected.edge_index)
+        assert int(graph.index) == int(expected.index)
+
+
+def test_edges_of_the_index_are_used_for_its_cutoff_only(store, tmp_path):
+    frames = [store[i] for i in range(6)]
+    ase.io.write(tmp_path / "frames.extxyz", frames)
+    counted = convert(tmp_path / "frames.extxyz", tmp_path / "counted", cutoff=3.0).store
+    for cutoff in (3.0, 3.5):
+        expected = GraphDataset(counted, cutoff=cutoff, cache=False)
+        direct = [counted.graph(i, cutoff).edge_index.shape[1] for i in range(len(counted))]
+        assert expected.n_edges().tolist() == direct
+        assert (expected._n_edges is None) == (cutoff == 3.0)

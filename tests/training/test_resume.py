@@ -22,7 +22,11 @@ pytestmark = pytest.mark.usefixtures("no_figures")
 def log_of(run_dir):
     """Lines of the log without what depends on the clock."""
     lines = map(json.loads, (run_dir / "log.jsonl").read_text().splitlines())
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in lines if r["kind"] != "resume"]
+    return [
+        {k: v for k, v in r.items() if k not in ("seconds", "loading")}
+        for r in lines
+        if r["kind"] != "resume"
+    ]
 
 
 def csv_of(run_dir):
