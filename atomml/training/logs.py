@@ -70,7 +70,8 @@ def append_csv(path: Path, record: Mapping[str, Any]) -> None:
     """Add one epoch to the table, with a header if the file is new; several sets have columns ``SET: loss``."""
     new = not path.exists()
     by_set = {f"{name}: {key}": v for name, row in record.get("sets", {}).items() for key, v in row.items()}
-    columns = [*COLUMNS, *(f"{name}: {key}" for name in record.get("sets", {}) for key in SET_COLUMNS)]
+    own = [f"{name}: {key}" for name in record.get("sets", {}) for key in SET_COLUMNS]
+    columns = [*COLUMNS[:-1], *own, COLUMNS[-1]]  # what depends on the clock stays last
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", restval="")
         if new:
