@@ -186,12 +186,15 @@ def _ordered(structure: Any, where: str, notes: Counter[str]) -> Crystal:
     strange = [kind.symbol for kind in kinds if isinstance(kind, DummySpecies)]
     if strange:
         raise DataError(f"A site holds {strange[0]}, which is not an element.", where=where, fix=FIX)
+    cell, fractional = np.array(structure.lattice.matrix), np.array(structure.frac_coords)
+    if not (np.isfinite(cell).all() and np.isfinite(fractional).all()):
+        raise DataError("The cell or a coordinate is NaN or infinite.", where=where, fix=FIX)
     notes[NOTE_CHARGES] += any(getattr(kind, "oxi_state", None) for kind in kinds)
-    notes[NOTE_ISOTOPES] += sum(kind.symbol in ("D", "T") for kind in kinds)
+    notes[NOTE_ISOTOPES] += sum(getattr(kind, "element", kind).name in ("D", "T") for kind in kinds)
     return Crystal(
         np.array([kind.Z for kind in kinds], dtype=np.int64),
-        wrap_fractional(np.array(structure.frac_coords)),
-        np.array(structure.lattice.matrix),
+        wrap_fractional(fractional),
+        cell,
     )
 
 

@@ -30,7 +30,7 @@ class CrystalOptions(Config):
     same; its lattice vectors and the cell that an atom is drawn in are others."""
     niggli_by: Literal["spglib", "pymatgen"] = "spglib"
     """Who reduces. pymatgen is what CDVAE calls: it is slower, and accepts a cell within one degree of the Niggli
-    cell, so that a few per cent of the crystals get other lattice vectors."""
+    cell, so that up to one in eight crystals gets other lattice vectors."""
     canonical: bool = True
     """Rotate the crystal so that c is along z and a in the xz plane, right-handed."""
     primitive: bool = False
