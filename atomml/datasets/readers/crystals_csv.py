@@ -35,7 +35,7 @@ Columns = dict[str, list[Tag | None]]
 
 
 class CsvOptions(CrystalOptions):
-    """Options of the reader ``crystals_csv``."""
+    """Options of the reader ``crystals-csv``."""
 
     cif_column: str = "cif"
     """Column with the text of a CIF."""
@@ -183,7 +183,7 @@ def _column(values: list[str] | None, text: bool) -> list[Tag | None] | None:
 
 
 READER = Reader(
-    "crystals_csv",
+    "crystals-csv",
     "CSV files with a column of CIF text (CDVAE, DiffCSP): crystals with properties as tags",
     CsvOptions,
     recognises,

@@ -23,7 +23,7 @@ Tags = Mapping[str, Tag | None]
 
 
 class CrystalOptions(Config):
-    """Options of the readers ``crystals_csv`` and ``cif``."""
+    """Options of the readers ``crystals-csv`` and ``cif``."""
 
     niggli: bool = True
     """Reduce the cell after Niggli, as data sets for generation are (CDVAE, DiffCSP, CrysBFN). The crystal is the
