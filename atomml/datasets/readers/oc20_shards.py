@@ -123,7 +123,7 @@ def _shard(path: Path, size: int, changed: int) -> Shard:
 def _length_warnings(value: bytes | None, frames: int, path: Path) -> tuple[str, ...]:
     if value is None:
         return ()
-    stated = load_pickle(value, where=f"{path}, key 'length'", allow="numpy")
+    stated = load_pickle(value, where=f"{path}, key 'length'", allow="pyg")
     try:
         count = int(stated)
     except (TypeError, ValueError):

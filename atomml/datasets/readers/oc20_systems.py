@@ -11,14 +11,15 @@ import numpy as np
 
 from atomml.datasets.frame import Tag
 from atomml.datasets.readers.oc20_common import OLD_PARTS, SystemOptions
-from atomml.datasets.safe.safe_pickle import load_pickle
+from atomml.datasets.safe.safe_pickle import PickleLimits, load_pickle
 from atomml.datasets.splits import Split
 from atomml.datasets.store import FrameStore
 from atomml.errors import DataError
 
 __all__ = ["Systems", "load_mapping", "load_references", "official_split", "systems_of"]
 
-MOST_BYTES = 4 << 30  # of a table; the official mapping has a few hundred MB
+MOST_BYTES = 4 << 30  # of a table; the official mapping has 1.3 million entries and a few hundred MB
+LIMITS = PickleLimits(n_bytes=MOST_BYTES, n_opcodes=10**9, n_calls=10**8, n_values=10**9)
 NOT_TAGS = frozenset({"adsorption_site"})  # coordinates, not one value
 
 
@@ -169,7 +170,7 @@ def _identity(path: Path) -> tuple[Path, int, int]:
 def _read(path: Path, size: int) -> dict[str, Any]:
     if size > MOST_BYTES:
         raise DataError(f"The table has {size} bytes, more than {MOST_BYTES}.", where=str(path))
-    table = load_pickle(path.read_bytes(), where=str(path), allow="numpy")
+    table = load_pickle(path.read_bytes(), where=str(path), allow="numpy", limits=LIMITS)
     if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
         raise DataError("The table is not a dictionary by names of systems.", where=str(path))
     return table
@@ -185,6 +186,9 @@ def _mapping(path: Path, size: int, changed: int) -> Mapping[str, Mapping[str, A
             where=str(path),
             fix="mapping is oc20_data_mapping.pkl; oc20_ref.pkl goes to reference_pickle",
         )
+    for entry in table.values():
+        for name in NOT_TAGS:  # most of the memory
+            entry.pop(name, None)
     return table
 
 
