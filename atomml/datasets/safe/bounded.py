@@ -21,6 +21,7 @@ CHUNK = 1 << 16  # bytes of input handed over at once; more than the limit is in
 XZ_MEMORY = 100 << 20  # bytes; xz -9 needs 65 MiB to be read
 JSON_BYTES = 1 << 28
 JSON_DEPTH = 100
+MOST_DIGITS = 300
 _GZIP = 31  # zlib's window bits for a gzip header
 _NOT_FINITE = re.compile(rb"NaN|Infinity")
 _FIX_LIMIT = "if the file is what you expect, read it with a higher limit; otherwise get it again"
@@ -292,8 +293,10 @@ def _parse_not_finite(data: bytes, error: Exception, where: str, nan: bool) -> A
 
 
 def _int(text: str) -> int | float:
-    value = int(text) if len(text) < 20 else float(text)  # as orjson reads it
-    return int(text) if -(1 << 63) <= value < 1 << 64 else float(value)
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(text):,} digits")
+    value = int(text)
+    return value if -(1 << 63) <= value < 1 << 64 else float(value)  # as orjson reads it
 
 
 def _deeper(value: Any, levels: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 from atomml.errors import DataError
@@ -18,6 +19,15 @@ _USUAL = bytes.fromhex(
     "5f656e6469616e710288580a000000747970655f73697a657371037d71042858"
     "0500000073686f727471054b025803000000696e7471064b0458040000006c6f"
     "6e6771074b0475752e"
+)
+
+
+# The last two as torch writes them: groups are the type, the key's size, key, device's size, device, the number of
+# elements, and the second key's size and key.
+_USUAL_END = re.compile(
+    rb"\x80\x02\(X\x07\0\0\0storageq\0ctorch\n([A-Za-z0-9]{1,32})\nq\x01X([\s\S])\0\0\0([0-9]{1,32})"
+    rb"q\x02X([\s\S])\0\0\0(cpu|cuda:[0-9])q\x03(K[\s\S]|M[\s\S]{2}|J[\s\S]{3}[\0-\x7f])"
+    rb"Ntq\x04Q\.\x80\x02\]q\0X([\s\S])\0\0\0([0-9]{1,32})q\x01a\."
 )
 
 
@@ -42,8 +52,12 @@ def read_header(data: bytes) -> tuple[str, int, int]:
         DataError: anything but a whole storage of a little-endian machine.
     """
     pos = len(_USUAL)
-    if data[:pos] != _USUAL:
+    if not data.startswith(_USUAL):
         pos = _read_preamble(data)
+    elif usual := _USUAL_END.match(data, pos):
+        kind, size, key, device_size, device, n, second_size, second = usual.groups()
+        if size[0] == len(key) and device_size[0] == len(device) and (second_size, second) == (size, key):
+            return kind.decode(), int.from_bytes(n[1:], "little"), usual.end()
     described, pos = _read(data, pos)
     keys, pos = _read(data, pos)
     match described:

@@ -9,6 +9,7 @@ only be.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ DTYPES = {
     "ComplexFloatStorage": "<c8",
     "ComplexDoubleStorage": "<c16",
 }
+_INT = frozenset((int,))
 MOST_DIMENSIONS = 16
 
 
@@ -69,10 +71,7 @@ def n_elements(size: Any) -> int:
     sizes = _whole_numbers(size, "size")
     if len(sizes) > MOST_DIMENSIONS:
         raise DataError(f"a tensor of {len(sizes)} dimensions, more than {MOST_DIMENSIONS}")
-    n = 1
-    for length in sizes:
-        n *= length
-    return n
+    return math.prod(sizes)
 
 
 def strided(storage: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarray:
@@ -104,8 +103,8 @@ def strided(storage: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndar
 
 
 def _whole_numbers(values: Any, what: str) -> tuple[int, ...]:
-    if type(values) is not tuple or any(type(value) is not int for value in values):
+    if type(values) is not tuple or not _INT.issuperset(map(type, values)):
         raise DataError(f"a tensor's {what} is not made of whole numbers")
-    if any(not 0 <= value < 1 << 48 for value in values):
+    if values and (min(values) < 0 or max(values) >= 1 << 48):
         raise DataError(f"a tensor's {what} is negative or beyond 2^48")
     return values
