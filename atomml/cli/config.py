@@ -21,6 +21,7 @@ class Kind(StrEnum):
     finetune = "finetune"
     tdn = "tdn"
     tdn_paper = "tdn_paper"
+    sample = "sample"
 
 
 KindArgument = Annotated[Kind, typer.Argument(help="Which configuration.", metavar="KIND")]
@@ -39,7 +40,7 @@ def _schema(
 ) -> None:
     """Print every key of a configuration with its type, default and meaning.
 
-    KIND: train, finetune, or a network: tdn, tdn_paper.
+    KIND: train, finetune, sample, or a network: tdn, tdn_paper.
     """
     model = model_of(kind)
     if json:
@@ -86,12 +87,18 @@ def model_of(kind: Kind) -> type[Config]:
             return TDNConfig
         case Kind.tdn_paper:
             return PaperTDNConfig
+        case Kind.sample:
+            from atomml.simulate.sampling_config import SampleConfig
+
+            return SampleConfig
 
 
 def _kind_of(data: dict[str, Any]) -> Kind:
     """What a file is most likely meant to be."""
     if "kind" in data:
         return Kind.tdn_paper if data["kind"] == "tdn_paper" else Kind.tdn
+    if "calculator" in data:
+        return Kind.sample
     own = model_of(Kind.finetune).model_fields.keys() - model_of(Kind.train).model_fields.keys()
     without_model = "data" in data and "model" not in data  # a finetuning has its model from a file
     return Kind.finetune if own & data.keys() or without_model else Kind.train

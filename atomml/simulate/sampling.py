@@ -1,0 +1,263 @@
+"""Sampling: from crystals to labelled, decorrelated frames of hot and strained ones, resumable at any point."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ase.io.extxyz import write_extxyz
+
+from atomml.config import load_config
+from atomml.datasets.frame import merge_skipped
+from atomml.datasets.store import UNITS, FrameStore
+from atomml.datasets.store_writer import write_parts
+from atomml.errors import ConfigError, DataError
+from atomml.files import replace_file
+from atomml.simulate.progress import progress_bar
+from atomml.simulate.sampling_calculators import calculator_identity, calculator_name, located
+from atomml.simulate.sampling_config import SampleConfig
+from atomml.simulate.sampling_plan import label_units, plain, relax_units, run_units_of
+from atomml.simulate.sampling_report import write_report
+from atomml.simulate.sampling_select import Choice, Pool, choose_frames
+from atomml.simulate.sampling_structures import Start, make_starts
+from atomml.simulate.sampling_units import LabelUnit, run_units
+
+__all__ = ["SampleResult", "load_sample_config", "run_sampling"]
+
+CONFIG, FRAMES = "config.yaml", "frames"
+WORK = ("relaxed", "trajectories", "labels")
+OUTPUTS = (FRAMES, "frames.extxyz", "report.md", "summary.json", "sampling.png", CONFIG)
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """What a run leaves.
+
+    Attributes:
+        store: the labelled frames, mapped from ``folder/frames``.
+        summary: counts, temperatures, correlation times, exploded runs; also in ``folder/summary.json``.
+        folder: the run folder.
+    """
+
+    store: FrameStore
+    summary: dict[str, Any]
+    folder: Path
+
+
+def load_sample_config(
+    path: str | Path, overrides: Mapping[str, Any] | None = None
+) -> tuple[SampleConfig, Path]:
+    """A configuration file, after ``overrides`` ({"dynamics.sampling": 500}), and the folder it is in.
+
+    Raises:
+        ConfigError: see `atomml.config.load_config`.
+    """
+    return load_config(SampleConfig, path, overrides), Path(path).resolve().parent
+
+
+def run_sampling(
+    config: SampleConfig,
+    *,
+    base: str | Path = ".",
+    workers: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> SampleResult:
+    """Sample structures and label them, into ``config.run_dir``.
+
+    The frames do not depend on the number of workers, nor on interruptions: what is complete in the run folder
+    is reused if nothing that it depends on has changed, the rest is computed. So other temperatures, more
+    replicas or another selection can be asked for later, with ``resume``.
+
+    Args:
+        config: the run.
+        base: where relative paths of structures and models are looked for too.
+        workers: processes, one thread each.
+        resume: go on with what is in the run folder.
+        overwrite: discard what is in the run folder.
+        progress: show progress bars.
+
+    Raises:
+        ConfigError: the run folder is in use, or the configuration asks for something impossible.
+        DataError: structures that cannot be read; no frame was sampled, or none could be labelled.
+        UnsupportedError: an element that the calculator does not know, a package that is not installed.
+        SimulationError: npt for a structure or a calculator that cannot do it; a process died.
+    """
+    config = _located(config, Path(base))
+    folder = _open_folder(config, resume=resume, overwrite=overwrite)
+    starts = make_starts(config, Path(base))
+    ready, relaxed = _relax(config, starts.kept, folder, workers, progress)
+    runs = _run(config, ready, folder, workers, progress)
+    pools = [*relaxed, *runs] if config.selection.relaxed else runs
+    choice = choose_frames(pools, config.selection)
+    _refuse_nothing(choice, relaxed, runs)
+    store = _label(config, pools, choice, folder, workers, progress)
+    summary = write_report(folder, config, starts, relaxed, runs, choice, store)
+    return SampleResult(store, summary, folder)
+
+
+def _located(config: SampleConfig, base: Path) -> SampleConfig:
+    labels = config.labels
+    if labels.calculator is not None:
+        labels = labels.model_copy(update={"calculator": located(labels.calculator, base)})
+    return config.model_copy(update={"calculator": located(config.calculator, base), "labels": labels})
+
+
+def _open_folder(config: SampleConfig, *, resume: bool, overwrite: bool) -> Path:
+    folder = Path(config.run_dir).expanduser()
+    used = folder.exists() and any(folder.iterdir())
+    ours = (folder / CONFIG).is_file()
+    if used and not ours:
+        raise ConfigError(
+            "The run folder has files of something else.", where=str(folder), fix="choose another run_dir"
+        )
+    if used and not (resume or overwrite):
+        raise ConfigError(
+            "The run folder has a run in it.",
+            where=str(folder),
+            fix="--resume goes on with it, --overwrite discards it",
+        )
+    if overwrite and not resume:
+        for name in (*WORK, *OUTPUTS):
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    replace_file(folder / CONFIG, text.encode())
+    for name in WORK:
+        for rubbish in (folder / name).glob(".*.tmp"):  # of a killed run
+            shutil.rmtree(rubbish, ignore_errors=True)
+    return folder
+
+
+def _work(units: Sequence[Any], label: str, workers: int, progress: bool) -> None:
+    with progress_bar(len(units), label, show=progress) as advance:
+        advance(sum(unit.done() for unit in units))
+        for _ in run_units(units, workers):
+            advance(1)
+
+
+def _pools(units: Sequence[Any], *, sampled: bool) -> list[Pool]:
+    stores = [FrameStore.open(unit.folder) for unit in units]
+    return [Pool(u.name, s, s.info["record"], sampled) for u, s in zip(units, stores, strict=True)]
+
+
+def _relax(
+    config: SampleConfig, starts: Sequence[Start], folder: Path, workers: int, progress: bool
+) -> tuple[list[Start], list[Pool]]:
+    """The cells that runs start from, and the relaxations."""
+    if config.relax.steps == 0:
+        return list(starts), []
+    units = relax_units(config, starts, folder / "relaxed")
+    _work(units, "relaxation", workers, progress)
+    pools = _pools(units, sampled=False)
+    ready = [
+        replace(start, atoms=plain(pool.store[0]))
+        for start, pool in zip(starts, pools, strict=True)
+        if len(pool.store)
+    ]
+    if not ready:
+        raise DataError(
+            "No structure could be relaxed.",
+            where=f"{pools[0].name}: {pools[0].record['reason']}",
+            fix="check the structures and the calculator, or set relax.steps to 0",
+        )
+    return ready, pools
+
+
+def _run(
+    config: SampleConfig, starts: Sequence[Start], folder: Path, workers: int, progress: bool
+) -> list[Pool]:
+    units = run_units_of(config, starts, folder / "trajectories")
+    _work(units, "dynamics", workers, progress)
+    return _pools(units, sampled=True)
+
+
+def _refuse_nothing(choice: Choice, relaxed: Sequence[Pool], runs: Sequence[Pool]) -> None:
+    if choice.counts["chosen"] == 0:
+        lost = [p for p in runs if p.record["status"] != "done"]
+        why = f"{lost[0].name}: {lost[0].record['reason']}" if lost else f"counts {choice.counts}"
+        raise DataError(
+            f"No frame of {len(runs)} runs is left ({len(lost)} of them exploded or failed).",
+            where=why,
+            fix="loosen selection, lower dynamics.timestep or the temperatures, or use another calculator",
+        )
+
+
+class _Stores:
+    """Stores opened one after another, every time anew, so that their files do not stay open."""
+
+    def __init__(self, units: Sequence[LabelUnit]) -> None:
+        self.units = units
+
+    def __iter__(self) -> Iterator[FrameStore]:
+        return (FrameStore.open(unit.folder) for unit in self.units)
+
+
+def _label(
+    config: SampleConfig, pools: Sequence[Pool], choice: Choice, folder: Path, workers: int, progress: bool
+) -> FrameStore:
+    units = label_units(config, pools, choice, folder / "labels")
+    _work(units, "labels", workers, progress)
+    skipped = merge_skipped([store.info.get("skipped", {}) for store in _Stores(units)])
+    frames = sum(len(store) for store in _Stores(units))
+    if frames == 0:
+        raise DataError(
+            "No frame could be labelled.",
+            where="; ".join(f"{entry['frames']} × {reason}" for reason, entry in skipped.items()),
+            fix="try labels.calculator on one of the structures by hand",
+        )
+    write_parts(_Stores(units), _info(config, units, frames, skipped), folder / FRAMES, overwrite=True)
+    store = FrameStore.open(folder / FRAMES)
+    extxyz = folder / "frames.extxyz"
+    extxyz.unlink(missing_ok=True)
+    if config.labels.extxyz:
+        _write_extxyz(store, extxyz)
+    return store
+
+
+def _info(
+    config: SampleConfig, units: Sequence[LabelUnit], frames: int, skipped: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the header of the data says about its origin; nothing that differs between equal runs."""
+    labeller = config.labels.calculator or config.calculator
+    counts: dict[str, int] = dict.fromkeys(("energy", "forces", "stress"), 0)
+    for store in _Stores(units):
+        for name, number in store.label_counts().items():
+            counts[name] += number
+    info: dict[str, Any] = {
+        "source": "atomml data sample",
+        "units": dict(UNITS),
+        "labels": {
+            name: {"key": "calculator", "found": number, "of": frames, "also": []}
+            for name, number in counts.items()
+        },
+        "level_of_theory": config.labels.level_of_theory or calculator_name(labeller),
+        "calculator": calculator_identity(labeller),
+        "driver": calculator_identity(config.calculator),
+        "seed": config.seed,
+        "config": config.model_dump(mode="json", exclude={"run_dir"}),
+    }
+    if config.labels.licence is not None:
+        info["licence"] = config.labels.licence
+    return info | ({"skipped": dict(skipped)} if skipped else {})
+
+
+def _write_extxyz(store: FrameStore, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            for k in range(len(store)):
+                text = io.StringIO()
+                write_extxyz(text, [store[k]])
+                file.write(text.getvalue())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"The frames could not be written ({error.strerror}).", where=str(path)) from error

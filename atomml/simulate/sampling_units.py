@@ -1,0 +1,244 @@
+"""Units of work of a sampling run: each is computed in one process and saved as one store, complete or absent.
+
+The folder of a unit is named after a hash of everything its content depends on, so that a run that goes on, or
+one with other settings of selection, finds what is already done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from atomml.datasets.frame import Frame, Skipped, pack_frames
+from atomml.datasets.store import FrameStore
+from atomml.errors import ConfigError, SimulationError, UnsupportedError
+from atomml.simulate.sampling_calculators import AnyCalculator, calculator_name, make_calculator
+from atomml.simulate.sampling_config import DynamicsConfig, ExplosionConfig, RelaxConfig
+from atomml.simulate.sampling_dynamics import Outcome, frame_of_atoms, relax_start, run_trajectory
+from atomml.simulate.sampling_structures import random_stream
+
+__all__ = ["LabelUnit", "RelaxUnit", "RunUnit", "Unit", "digest_of", "run_units"]
+
+FORMAT = 1  # changes when the same settings give other numbers
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of work.
+
+    Attributes:
+        name: for messages and random numbers.
+        folder: where its store appears.
+        calculator: how the forces are computed.
+    """
+
+    name: str
+    folder: Path
+    calculator: AnyCalculator
+
+    def done(self) -> bool:
+        """Whether it is complete."""
+        return (self.folder / "header.json").is_file()
+
+
+@dataclass(frozen=True)
+class RelaxUnit(Unit):
+    """Relax a cell."""
+
+    atoms: Atoms
+    relax: RelaxConfig
+    limits: ExplosionConfig
+    seed: int
+    tags: dict[str, Any]
+
+    def compute(self) -> FrameStore:
+        """The relaxed cell, or no frame."""
+        rng = random_stream(self.seed, "relax", self.name)
+        calculator = make_calculator(self.calculator)
+        return _packed(
+            self, relax_start(self.atoms, calculator, self.relax, self.limits, rng, dict(self.tags))
+        )
+
+
+@dataclass(frozen=True)
+class RunUnit(Unit):
+    """Run one trajectory."""
+
+    atoms: Atoms
+    dynamics: DynamicsConfig
+    limits: ExplosionConfig
+    kelvin: float
+    seed: int
+    tags: dict[str, Any]
+
+    def compute(self) -> FrameStore:
+        """The recorded frames."""
+        rng = random_stream(self.seed, "dynamics", self.name)
+        calculator = make_calculator(self.calculator)
+        outcome = run_trajectory(
+            self.atoms, calculator, self.dynamics, self.kelvin, self.limits, rng, dict(self.tags)
+        )
+        return _packed(self, outcome)
+
+
+@dataclass(frozen=True)
+class LabelUnit(Unit):
+    """Label some frames.
+
+    Attributes:
+        frames: geometry and tags; their own labels are not used.
+        fmax_max: sampled frames whose labelled force is above this are skipped, eV/Å.
+        fmax_min: likewise below.
+    """
+
+    frames: FrameStore
+    fmax_min: float
+    fmax_max: float | None
+
+    def compute(self) -> FrameStore:
+        """The frames with new labels; those that failed are counted as skipped."""
+        calculator = make_calculator(self.calculator, skin=0.0)
+        labelled = [self._label(k, calculator) for k in range(len(self.frames))]
+        return pack_frames(labelled, {"calculator": calculator_name(self.calculator)}, where=self.name)
+
+    def _label(self, k: int, calculator: Any) -> Frame | Skipped:
+        name, tags = self.frames.ids[k], self.frames.tags_of(k)
+        old = float(tags.pop("fmax"))
+        atoms = self.frames[k]
+        atoms.info = {}
+        atoms.calc = calculator
+        try:
+            frame = frame_of_atoms(atoms, {**tags, "fmax_driver": old}, name)
+        except (UnsupportedError, ConfigError):
+            raise
+        except Exception as error:
+            return Skipped(name, f"the labelling calculator failed: {type(error).__name__}")
+        if not (np.isfinite(frame.energy) and np.isfinite(np.asarray(frame.forces)).all()):
+            return Skipped(name, "the label is not finite")
+        fmax = float(frame.tags["fmax"])
+        if tags["sampled"] and not self.fmax_min <= fmax <= (self.fmax_max or np.inf):
+            return Skipped(name, "the labelled force is outside the limits")
+        return frame
+
+
+def digest_of(*parts: Any) -> str:
+    """16 hexadecimal digits that stand for JSON values, structures and arrays."""
+    digest = hashlib.sha256(f"atomml-sampling-{FORMAT}".encode())
+    for part in parts:
+        if isinstance(part, Atoms):
+            arrays = (
+                part.numbers.astype(np.int64),
+                part.positions,
+                part.cell.array,
+                part.pbc,
+                part.get_masses(),
+            )
+            for array in arrays:
+                digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(json.dumps([c.todict() for c in part.constraints], default=_plain).encode())
+        elif isinstance(part, np.ndarray):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        else:
+            digest.update(json.dumps(part, sort_keys=True).encode())
+        digest.update(b"\x00")
+    return digest.hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    return np.asarray(value).tolist()
+
+
+def _packed(unit: Unit, outcome: Outcome) -> FrameStore:
+    info = {"unit": unit.name, "record": outcome.record, "calculator": calculator_name(unit.calculator)}
+    return pack_frames(outcome.frames, info, where=unit.name)
+
+
+def run_units(units: Sequence[Any], workers: int) -> Iterator[Any]:
+    """Compute and save the units that are not done; yields each when it is.
+
+    With one worker it is this process that computes, with one thread; else as many processes.
+
+    Raises:
+        AtommlError: what a unit refuses (an unknown element, a missing package).
+        SimulationError: a process died.
+    """
+    todo = [unit for unit in units if not unit.done()]
+    if workers <= 1 or len(todo) < 2:
+        with _one_thread():
+            for unit in todo:
+                _compute(unit)
+                yield unit
+        return
+    # a forked process would inherit the threads of torch
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(todo)), context, _prepare_worker, (os.getpid(),))
+    waiting, running = list(reversed(todo)), dict[Future[None], Any]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < 2 * workers:
+                unit = waiting.pop()
+                running[pool.submit(_compute, unit)] = unit
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                unit = running.pop(future)
+                _result(future, unit)
+                yield unit
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(future: Future[None], unit: Unit) -> None:
+    from concurrent.futures.process import BrokenProcessPool
+
+    try:
+        future.result()
+    except BrokenProcessPool as error:
+        raise SimulationError(
+            "A process died (out of memory, or killed).",
+            where=unit.name,
+            fix="run the same command with --resume; use fewer workers if memory is short",
+        ) from error
+
+
+def _compute(unit: Any) -> None:
+    unit.compute().save(unit.folder, overwrite=True)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The number of threads decides the order of sums in torch, so it must not differ between runs."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _prepare_worker(parent: int) -> None:
+    """One thread each; end with the process that started us, also when it was killed."""
+    import torch
+
+    torch.set_num_threads(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
