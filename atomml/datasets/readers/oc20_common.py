@@ -24,6 +24,7 @@ __all__ = [
     "info_of",
     "parse_frame_name",
     "part_of",
+    "with_suffix",
 ]
 
 LEVEL_OF_THEORY = "RPBE, plane waves up to 350 eV (VASP)"

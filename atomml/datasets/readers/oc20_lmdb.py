@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from atomml.datasets.frame import pack_frames
-from atomml.datasets.readers.oc20_common import files_of, info_of, parse_frame_name, part_of
+from atomml.datasets.readers.oc20_common import files_of, info_of, parse_frame_name, part_of, with_suffix
 from atomml.datasets.readers.oc20_record import RecordOptions, Tally, frame_of_record
 from atomml.datasets.readers.oc20_shards import (
     PYG,
@@ -88,9 +88,10 @@ def _log_lines(log: Path, size: int, changed: int) -> list[str]:
 
 
 def _recognises_pickle(path: Path) -> bool:
-    if path.suffix not in PICKLES or not path.is_file():
+    files = with_suffix(path.iterdir(), PICKLES)[:1] if path.is_dir() else [path]
+    if not files or files[0].suffix not in PICKLES or not files[0].is_file():
         return False
-    with open(path, "rb") as file:
+    with open(files[0], "rb") as file:
         head = file.read(4096)
     return head[:1] == b"\x80" and PYG.encode() in head and b"]" in head[:32]
 

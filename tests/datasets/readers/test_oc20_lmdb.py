@@ -94,6 +94,7 @@ def test_real_is2re_rows_need_the_geometry_stated(shared_data):
 def test_real_oc22_pickles_equal_what_pyg_reads(shared_data, part):
     path = shared_data / "oc20" / "pickles" / f"oc22_pickle16_{part}.pkl"
     assert PICKLE_READER.recognises(path)
+    assert PICKLE_READER.recognises(path.parent)
     assert not READER.recognises(path)
     records = [attributes(data) for data in pickle.loads(path.read_bytes())]
     store = read_frames(path, PICKLE_READER)
