@@ -13,12 +13,13 @@ from atomml.datasets.frame import Frame, Tag
 from atomml.datasets.labels import LabelKeys
 from atomml.datasets.readers.hdf5_safe import (
     attribute,
-    child,
     group_of,
     is_hdf5,
+    is_none,
     names_from,
     numbers,
     open_hdf5,
+    optional_group,
     text,
 )
 from atomml.datasets.readers.labelled import (
@@ -37,6 +38,9 @@ from atomml.shapes import ndarray
 __all__ = ["MACE_READER", "MLIP_READER", "StructureOptions"]
 
 BATCH, CONFIG = "config_batch_", "config_"
+GEOMETRY = ("atomic_numbers", "elements", "positions", "cell", "pbc")
+MACE_LABELS = ("energy", "forces", "stress", "virials")
+MACE_NAMES = {*GEOMETRY, *MACE_LABELS, "head", "config_type", "properties", "property_weights"}
 
 
 class StructureOptions(Config):
@@ -153,38 +157,42 @@ def _read(
 
 
 def _mace_frame(group: Any, where: str, options: StructureOptions, info: dict[str, Any]) -> Frame:
-    inner = child(group, "properties", where)
+    inner = optional_group(group, "properties", where)
     labels = group if inner is None else inner  # before 2024 the labels were beside the geometry
-    weights = child(group, "property_weights", where)
-    raw: dict[str, Any] = {}
-    unread = []
-    for name in ("energy", "forces", "stress", "virials"):
-        raw[name] = numbers(labels, name, where)
-        weight = numbers(group, f"{name}_weight", where) if weights is None else numbers(weights, name, where)
-        if raw[name] is not None and weight is not None and float(weight.reshape(-1)[0]) == 0:
-            unread.append(f"{name} of weight 0")
-            raw[name] = None
+    raw, unread = _mace_labels(group, labels, where)
     virial = raw["stress"] is None and raw["virials"] is not None
     if not virial and raw["virials"] is not None:
         unread.append("virials")
     keys = options.keys("virials" if virial else "stress")
-    raw["stress"] = raw["virials"] if virial else raw["stress"]
-    tags: dict[str, Tag] = {}
-    for name in ("config_type", "head"):
-        value = text(group if name in group else labels, name, where)
-        tags |= {} if value is None or value == "None" else {name: value}
+    raw["stress"] = raw.pop("virials") if virial else raw["stress"]
+    found = {
+        "config_type": text(group, "config_type", where),
+        "head": text(labels, "head", where) or text(group, "head", where),
+    }
+    tags: dict[str, Tag] = {name: value for name, value in found.items() if value not in (None, "None")}
     weight = numbers(group, "weight", where)
     tags |= {} if weight is None else {"weight": float(weight.reshape(-1)[0])}
     z = numbers(group, "atomic_numbers", where)
     frame = labelled_frame(_geometry(group, z, keys, where), _squeezed(raw), keys, info, where, tags=tags)
-    used = {"energy", "forces", "stress", "virials", "head", *GEOMETRY, "properties", "property_weights"}
-    others = [name for name in labels if name not in used and not name.endswith("weight")]
-    unread += [name for name in others if name != "config_type" and not _absent(labels, name, where)]
-    note_unread(info, unread)
+    others = [name for name in labels if name not in MACE_NAMES and not name.endswith("weight")]
+    note_unread(info, [*unread, *(name for name in others if not is_none(labels, name, where))])
     return frame
 
 
-GEOMETRY = ("atomic_numbers", "elements", "positions", "cell", "pbc")
+def _mace_labels(group: Any, labels: Any, where: str) -> tuple[dict[str, Any], list[str]]:
+    """Labels that are there and have a weight, and the names of those that have none."""
+    weights = optional_group(group, "property_weights", where)
+    raw: dict[str, Any] = {}
+    unread = []
+    for name in MACE_LABELS:
+        raw[name] = numbers(labels, name, where)
+        if raw[name] is None:
+            continue
+        weight = numbers(group, f"{name}_weight", where) if weights is None else numbers(weights, name, where)
+        if weight is not None and not weight.any():
+            unread.append(f"{name} of weight 0")
+            raw[name] = None
+    return raw, unread
 
 
 def _mlip_frame(group: Any, where: str, options: StructureOptions, info: dict[str, Any]) -> Frame:
@@ -225,11 +233,6 @@ def _squeezed(raw: dict[str, Any]) -> dict[str, Any]:
     """Stress of shape (1, 3, 3), which some writers have, as 3×3."""
     stress = raw["stress"]
     return {**raw, "stress": stress[0] if stress is not None and stress.shape == (1, 3, 3) else stress}
-
-
-def _absent(group: Any, name: str, where: str) -> bool:
-    kind = getattr(child(group, name, where), "dtype", None)
-    return kind is not None and kind.kind == "O" and text(group, name, where) == "None"
 
 
 def _first(path: Path, test: Callable[[Any, str], bool]) -> bool:

@@ -12,12 +12,12 @@ from atomml.config import Config
 from atomml.datasets.frame import Frame, Skipped, Tag
 from atomml.datasets.labels import LabelKeys
 from atomml.datasets.readers.hdf5_safe import (
-    child,
     group_of,
     is_hdf5,
     names_from,
     numbers,
     open_hdf5,
+    shape_of,
     text,
     unit_of,
 )
@@ -101,14 +101,14 @@ def read(piece: Piece, options: SpiceOptions) -> FrameStore:
 
 
 def _conformations(file: Any, name: str, where: str) -> int:
-    dataset = child(group_of(file, name, where), "conformations", where)
-    if dataset is None or len(getattr(dataset, "shape", None) or ()) != 3:
+    shape = shape_of(group_of(file, name, where), "conformations", where)
+    if shape is None or len(shape) != 3:
         raise DataError(
             f"The group {name!r} has no conformations [frames, atoms, 3].",
             where=where,
             fix="remove the group",
         )
-    return dataset.shape[0]
+    return shape[0]
 
 
 def _frames(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from atomml.shapes import ndarray
 
 __all__ = [
     "attribute",
-    "child",
     "group_of",
     "is_hdf5",
+    "is_none",
     "names_from",
     "numbers",
     "open_hdf5",
@@ -59,36 +60,49 @@ def open_hdf5(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def child(group: Any, name: str, where: str) -> Any | None:
-    """A group or dataset that lies in this file itself; None if there is none of this name.
-
-    Raises:
-        DataError: a soft or external link.
-    """
-    h5py = require("h5py", extra="hdf5")
-    link = group.get(name, getlink=True)
-    if link is None:
-        return None
-    if not isinstance(link, h5py.HardLink):
-        raise DataError(
-            f"{name!r} is a {type(link).__name__} and not data of this file.",
-            where=where,
-            fix="copy the data into one file (h5repack does not follow links)",
-        )
-    return group[name]
-
-
 def group_of(parent: Any, name: str, where: str) -> Any:
     """The group ``name``.
 
     Raises:
         DataError: there is none, or it is a dataset or a link.
     """
-    h5py = require("h5py", extra="hdf5")
-    found = child(parent, name, where)
-    if not isinstance(found, h5py.Group):
+    found = optional_group(parent, name, where)
+    if found is None:
         raise DataError(f"There is no group {name!r}.", where=where, fix="the file is not of this format")
     return found
+
+
+def optional_group(parent: Any, name: str, where: str) -> Any | None:
+    """The group ``name``; None if there is none.
+
+    Raises:
+        DataError: it is a dataset or a link.
+    """
+    h5py = require("h5py", extra="hdf5")
+    found = _child(parent, name, where)
+    if found is not None and not isinstance(found, h5py.h5g.GroupID):
+        raise DataError(f"{name!r} is not a group.", where=where, fix="the file is not of this format")
+    return None if found is None else h5py.Group(found)
+
+
+def _child(group: Any, name: str, where: str) -> Any | None:
+    """The identifier of an object that lies in this file itself.
+
+    h5py's identifiers instead of its objects: a structure has ten small datasets, and the objects take most
+    of the time.
+    """
+    h5py = require("h5py", extra="hdf5")
+    raw = name.encode("utf-8")
+    if not group.id.links.exists(raw):
+        return None
+    kind = group.id.links.get_info(raw).type
+    if kind != h5py.h5l.TYPE_HARD:
+        raise DataError(
+            f"{name!r} is {'a soft' if kind == h5py.h5l.TYPE_SOFT else 'an external'} link and not data.",
+            where=where,
+            fix="copy what it points to into one file",
+        )
+    return h5py.h5o.open(group.id, raw)
 
 
 def names_from(group: Any, start: int, stop: int | None) -> Iterator[str]:
@@ -108,34 +122,44 @@ def names_from(group: Any, start: int, stop: int | None) -> Iterator[str]:
         yield name.decode("utf-8")
 
 
-def numbers(group: Any, name: str, where: str, rows: slice | None = None) -> ndarray | None:
+def shape_of(group: Any, name: str, where: str) -> tuple[int, ...] | None:
+    """The shape of a dataset; None if there is none.
+
+    Raises:
+        DataError: as `numbers`.
+    """
+    dataset = _dataset(group, name, where)
+    return None if dataset is None else dataset.shape
+
+
+def numbers(group: Any, name: str, where: str) -> ndarray | None:
     """A dataset as an array of numbers or flags; None if there is none, or if it is the text "None".
 
     Args:
         group: that has it.
         name: of the dataset.
         where: the group, for messages.
-        rows: of its first axis; all by default.
 
     Raises:
         DataError: a link, objects or text, data in other files, an unknown filter, larger than 1 GiB.
     """
+    h5py = require("h5py", extra="hdf5")
     dataset = _dataset(group, name, where)
-    if dataset is None or (dataset.dtype.kind in "OS" and text(group, name, where) in (None, "None")):
+    if dataset is None:
         return None
-    if dataset.dtype.kind not in "fiub":
+    dtype, shape = dataset.dtype, dataset.shape
+    if dtype.kind in "OS" and _text(dataset, name, where) == "None":
+        return None
+    if dtype.kind not in "fiub":
         raise DataError(
-            f"{name!r} has the type {dataset.dtype}, not numbers.", where=where, fix="write it as an array"
+            f"{name!r} has the type {dtype}, not numbers.", where=where, fix="write it as an array"
         )
-    count = dataset.size
-    if rows is not None and dataset.ndim:
-        length = dataset.shape[0]
-        count = count // max(length, 1) * len(range(*rows.indices(length)))
-    if count * dataset.dtype.itemsize > LARGEST_ARRAY:
-        raise DataError(
-            f"{name!r} has the shape {dataset.shape}: more than {LARGEST_ARRAY >> 30} GiB.", where=where
-        )
-    return np.asarray(dataset[() if rows is None else rows])
+    if math.prod(shape) * dtype.itemsize > LARGEST_ARRAY:
+        raise DataError(f"{name!r} has the shape {shape}: more than {LARGEST_ARRAY >> 30} GiB.", where=where)
+    array = np.empty(shape, dtype=dtype)
+    if array.size:
+        dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
+    return array
 
 
 def text(group: Any, name: str, where: str) -> str | None:
@@ -144,37 +168,63 @@ def text(group: Any, name: str, where: str) -> str | None:
     Raises:
         DataError: something else than one text.
     """
-    h5py = require("h5py", extra="hdf5")
     dataset = _dataset(group, name, where)
-    if dataset is None:
-        return None
-    if h5py.check_string_dtype(dataset.dtype) is None or dataset.size != 1:
+    return None if dataset is None else _text(dataset, name, where)
+
+
+def is_none(group: Any, name: str, where: str) -> bool:
+    """Whether a dataset is the text "None"."""
+    h5py = require("h5py", extra="hdf5")
+    found = _child(group, name, where)
+    if not isinstance(found, h5py.h5d.DatasetID) or found.dtype.kind not in "OS":
+        return False
+    return text(group, name, where) == "None"
+
+
+def _text(dataset: Any, name: str, where: str) -> str:
+    h5py = require("h5py", extra="hdf5")
+    dtype = dataset.dtype
+    if (
+        h5py.check_string_dtype(dtype) is None
+        or math.prod(dataset.shape) != 1
+        or dtype.itemsize > LARGEST_TEXT
+    ):
         raise DataError(f"{name!r} is not one text.", where=where, fix="remove it")
-    if dataset.dtype.itemsize > LARGEST_TEXT:
-        raise DataError(f"{name!r} is a text of {dataset.dtype.itemsize} bytes.", where=where)
-    value = np.asarray(dataset[()]).reshape(-1)[0]
+    return _decoded(np.asarray(h5py.Dataset(dataset)[()]))
+
+
+def _decoded(array: ndarray) -> str:
+    value = array.reshape(-1)[0].item() if array.dtype.kind == "S" else array.reshape(-1)[0]
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def attribute(item: Any, name: str, where: str) -> float | int | bool | str | None:
     """An attribute that is one number, flag or text; None if there is none.
 
+    Args:
+        item: a group, or the identifier of a dataset.
+        name: of the attribute.
+        where: the group, for messages.
+
     Raises:
         DataError: something else.
     """
     h5py = require("h5py", extra="hdf5")
-    if name not in item.attrs:
+    identifier, raw = (item.id if isinstance(item, h5py.Group) else item), name.encode("utf-8")
+    if not h5py.h5a.exists(identifier, raw):
         return None
-    kind = item.attrs.get_id(name)
-    one = kind.shape is not None and int(np.prod(kind.shape)) == 1
-    if one and kind.dtype.kind in "fiub":
-        return np.asarray(item.attrs[name]).reshape(-1)[0].item()
-    if one and h5py.check_string_dtype(kind.dtype) is not None and kind.dtype.itemsize <= LARGEST_TEXT:
-        value = np.asarray(item.attrs[name]).reshape(-1)[0]
-        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    raise DataError(
-        f"The attribute {name!r} is not one number or text ({kind.dtype}, {kind.shape}).", where=where
-    )
+    kind = h5py.h5a.open(identifier, raw)
+    dtype, shape = kind.dtype, kind.shape
+    one = shape is not None and math.prod(shape) == 1
+    if one and dtype.kind in "fiub":
+        array = np.empty(shape, dtype=dtype)
+        kind.read(array)
+        return array.reshape(-1)[0].item()
+    if one and h5py.check_string_dtype(dtype) is not None and dtype.itemsize <= LARGEST_TEXT:
+        array = np.empty(shape, dtype=dtype)
+        kind.read(array)
+        return _decoded(array)
+    raise DataError(f"The attribute {name!r} is not one number or text ({dtype}, {shape}).", where=where)
 
 
 def unit_of(group: Any, name: str, where: str) -> str | None:
@@ -186,23 +236,23 @@ def unit_of(group: Any, name: str, where: str) -> str | None:
 
 def _dataset(group: Any, name: str, where: str) -> Any | None:
     h5py = require("h5py", extra="hdf5")
-    dataset = child(group, name, where)
+    dataset = _child(group, name, where)
     if dataset is None:
         return None
     problem = ""
-    if not isinstance(dataset, h5py.Dataset):
+    if not isinstance(dataset, h5py.h5d.DatasetID):
         problem = "is not a dataset"
-    elif dataset.is_virtual or dataset.external:
-        problem = "lies in other files"
-    elif dataset.shape is None:
-        problem = "is empty"
     else:
-        plist = dataset.id.get_create_plist()
+        plist = dataset.get_create_plist()
         filters = {plist.get_filter(k)[0] for k in range(plist.get_nfilters())}
-        if filters - FILTERS:
+        if plist.get_layout() == h5py.h5d.VIRTUAL or plist.get_external_count():
+            problem = "lies in other files"
+        elif filters - FILTERS:
             problem = (
                 f"is compressed with the filter {min(filters - FILTERS)}, which is not one of HDF5's own"
             )
+        elif dataset.get_space().get_simple_extent_type() == h5py.h5s.NULL:
+            problem = "is empty"
     if problem:
         raise DataError(f"{name!r} {problem}.", where=where, fix="write it as a plain dataset of this file")
     return dataset

@@ -298,8 +298,8 @@ def virtual(group):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (soft, "'forces' is a SoftLink"),
-        (external, "'forces' is a ExternalLink"),
+        (soft, "'forces' is a soft link"),
+        (external, "'forces' is an external link"),
         (virtual, "'forces' lies in other files"),
         (
             lambda g: replaced(g, "forces", shape=(16, 3), dtype="f8", external=[("raw.bin", 0, 384)]),
@@ -359,7 +359,7 @@ def test_a_group_that_is_a_link_elsewhere_is_refused(tmp_path):
     path = write_mlip(tmp_path / "m.h5", halides(1))
     with h5py.File(path, "a") as file:
         file["entry_1"] = h5py.ExternalLink("/etc/passwd", "/")
-    with pytest.raises(DataError, match="ExternalLink"):
+    with pytest.raises(DataError, match="external link"):
         read_frames(path, MLIP_READER)
 
 
