@@ -11,7 +11,7 @@ from atomml.datasets.safe.bounded import parse_json
 from atomml.errors import DataError
 from atomml.shapes import ndarray
 
-__all__ = ["atomic_numbers", "flat_list", "floats", "integers", "one_number", "parse_text"]
+__all__ = ["array_parts", "atomic_numbers", "flat_list", "floats", "integers", "one_number", "parse_text"]
 
 KINDS = {"float64": "f", "float32": "f", "int64": "i", "int32": "i", "bool": "b"}
 NOT_NUMBERS = {
@@ -34,7 +34,7 @@ def floats(value: Any, shape: tuple[int, ...], name: str, where: str) -> ndarray
             return array.reshape(shape)
     except (TypeError, KeyError, ValueError, struct.error, OverflowError):
         pass
-    flat, found = _parts(value, name, where)
+    flat, found = array_parts(value, name, where)
     if found != shape:
         raise DataError(f"The {name} have shape {found}, not {shape}.", where=where)
     try:
@@ -50,7 +50,7 @@ def integers(value: Any, name: str, where: str, n: int | None = None) -> ndarray
     Raises:
         DataError: another shape, or a number that is not whole.
     """
-    flat, shape = _parts(value, name, where)
+    flat, shape = array_parts(value, name, where)
     if len(shape) != 1 or (n is not None and shape != (n,)):
         raise DataError(f"The {name} have shape {shape}, not ({'N' if n is None else n},).", where=where)
     try:
@@ -89,7 +89,7 @@ def one_number(value: Any, name: str, where: str) -> float:
     if type(value) is float:
         return value
     if type(value) is not int:
-        flat, shape = _parts(value, name, where)
+        flat, shape = array_parts(value, name, where)
         if len(flat) != 1 or type(flat[0]) not in (float, int):
             raise DataError(f"The {name} is not one number but has shape {shape}.", where=where)
         value = flat[0]
@@ -102,7 +102,7 @@ def flat_list(value: Any, name: str, where: str) -> list[Any]:
     Raises:
         DataError: an array whose parts do not fit, another codec's object.
     """
-    return _parts(value, name, where)[0] if isinstance(value, list | dict) else [value]
+    return array_parts(value, name, where)[0] if isinstance(value, list | dict) else [value]
 
 
 def parse_text(text: str, name: str, where: str) -> Any:
@@ -114,8 +114,12 @@ def parse_text(text: str, name: str, where: str) -> Any:
     return parse_json(text.encode(), where=f"{where}, {name}", nan=True)
 
 
-def _parts(value: Any, name: str, where: str) -> tuple[list[Any], tuple[int, ...]]:
-    """The numbers in a flat list and their shape."""
+def array_parts(value: Any, name: str, where: str) -> tuple[list[Any], tuple[int, ...]]:
+    """The numbers in a flat list, and their shape.
+
+    Raises:
+        DataError: another codec's object, parts that do not fit, rows of different lengths.
+    """
     if type(value) is dict and value.get("__ase_objtype__") == "cell":
         value = value.get("array")
     if type(value) is list:
