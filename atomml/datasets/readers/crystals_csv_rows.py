@@ -40,7 +40,7 @@ class Table:
     rows: list[int]
 
 
-def row_ends(file: BinaryIO, where: str) -> Iterator[ndarray]:
+def row_ends(file: BinaryIO | io.BytesIO, where: str) -> Iterator[ndarray]:
     """Offsets (from here) after each row, in blocks; a line break between double quotes ends no row.
 
     Raises:

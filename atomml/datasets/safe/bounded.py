@@ -9,7 +9,7 @@ import lzma
 import re
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
 
 import orjson
 
@@ -86,6 +86,7 @@ def gzip_decompress(data: bytes, *, limit: int, where: str) -> bytes:
     return _Inflated(io.BytesIO(data), _Gzip, "gzip", limit, where).readall()
 
 
+@runtime_checkable
 class _Decompressor(Protocol):
     eof: bool
     needs_input: bool
@@ -137,6 +138,7 @@ class _Inflated(io.RawIOBase):
         self._stream: _Decompressor = start()
         self._input = b""
         self._begun = self._done = False
+        self.name, self.mode = where, "rb"  # a BinaryIO has both
 
     def readable(self) -> bool:
         return True
@@ -195,6 +197,7 @@ class _Bounded(io.RawIOBase):
 
     def __init__(self, source: BinaryIO, limit: int, where: str) -> None:
         self._source, self._left, self._limit, self._where = source, limit, limit, where
+        self.name, self.mode = where, "rb"
 
     def readable(self) -> bool:
         return True
