@@ -44,13 +44,13 @@ class Ragged:
         values: flat.
         offsets: [rows + 1].
         valid: False where the row is null.
-        width: length of the innermost lists if all have the same, 0 if they differ, None if the rows are flat.
+        odd: rows with an innermost list that has not three numbers; None if the rows are flat lists.
     """
 
     values: ndarray
     offsets: ndarray
     valid: ndarray
-    width: int | None = None
+    odd: ndarray | None = None
 
     @property
     def counts(self) -> ndarray:
@@ -63,7 +63,9 @@ class Ragged:
             return self
         counts = self.counts[rows]
         values = self.values[atom_rows(self.offsets, rows)]
-        return Ragged(values, offsets_of(counts), self.valid[rows], self.width)
+        return Ragged(
+            values, offsets_of(counts), self.valid[rows], None if self.odd is None else self.odd[rows]
+        )
 
 
 def ragged(array: Any, name: str, problems: Problems, where: str) -> Ragged:
@@ -84,13 +86,14 @@ def ragged(array: Any, name: str, problems: Problems, where: str) -> Ragged:
     if is_text(array.type):
         return _from_text(array, name, problems)
     valid = array.is_valid().to_numpy(zero_copy_only=False)
-    offsets, width, depth = np.arange(len(array) + 1), None, 0
+    offsets, odd, depth = np.arange(len(array) + 1), None, 0
     while pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or _is_fixed(array.type):
         lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
         if depth:
             nulls = array.is_null().to_numpy(zero_copy_only=False)
             problems.add(_rows_of(offsets, np.flatnonzero(nulls)), f"The {name} hold a null.")
-            width = int(lengths[0]) if len(lengths) and (lengths == lengths[0]).all() else 0
+            odd = np.zeros(len(valid), dtype=np.bool_)
+            odd[_rows_of(offsets, np.flatnonzero(lengths != 3))] = True
         offsets = offsets_of(lengths.astype(np.int64))[offsets]
         array, depth = array.flatten(), depth + 1
         if depth > DEEPEST:
@@ -104,7 +107,7 @@ def ragged(array: Any, name: str, problems: Problems, where: str) -> Ragged:
         nulls = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
         problems.add(_rows_of(offsets, nulls), f"The {name} hold a null.")
         array = pc.fill_null(array, False if pa.types.is_boolean(kind) else 0)
-    return Ragged(array.to_numpy(zero_copy_only=False), offsets, valid, width)
+    return Ragged(array.to_numpy(zero_copy_only=False), offsets, valid, odd)
 
 
 def element_column(array: Any, name: str, problems: Problems, where: str) -> Ragged:
@@ -178,9 +181,9 @@ def cells_of_text(array: Any, name: str, problems: Problems) -> list[Any]:
 
 
 def join_rows(rows: Sequence[tuple[list[Any], int | None] | None], name: str, problems: Problems) -> Ragged:
-    """Ragged numbers of Python lists, each with the width of its innermost lists."""
+    """Ragged numbers of Python lists, each with the width of its innermost lists (None for a flat list)."""
     counts = np.array([0 if row is None else len(row[0]) for row in rows], dtype=np.int64)
-    widths = {row[1] for row in rows if row is not None}
+    widths = [None if row is None else row[1] for row in rows]
     values = np.zeros(int(counts.sum()))
     offsets = offsets_of(counts)
     for k, row in enumerate(rows):
@@ -191,7 +194,8 @@ def join_rows(rows: Sequence[tuple[list[Any], int | None] | None], name: str, pr
         else:
             values[offsets[k] : offsets[k + 1]] = row[0]
     valid = np.array([row is not None for row in rows], dtype=np.bool_)
-    return Ragged(values, offsets, valid, widths.pop() if len(widths) == 1 else 0)
+    odd = np.array([width not in (None, 3) for width in widths], dtype=np.bool_)
+    return Ragged(values, offsets, valid, None if set(widths) <= {None} else odd)
 
 
 def _from_text(array: Any, name: str, problems: Problems) -> Ragged:
@@ -221,7 +225,7 @@ def _elements_from_text(array: Any, name: str, problems: Problems) -> Ragged:
 
 
 def _whole_numbers(column: Ragged, name: str, problems: Problems, where: str) -> Ragged:
-    if column.width is not None:
+    if column.odd is not None:
         raise DataError(f"The column {name!r} has lists in lists.", where=where)
     values = column.values
     wrong = ~((values >= 1) & (values <= 118) & (values == np.round(values)))

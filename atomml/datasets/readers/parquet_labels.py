@@ -107,7 +107,7 @@ def read_labels(
         forces = _per_atom(column(roles.forces), "forces", atoms, problems, where, absent)
         has_forces = forces.valid
         values = forces.values * (scale / LENGTH_UNITS[options.length_unit])
-        forces = Ragged(values, forces.offsets, forces.valid, forces.width)
+        forces = Ragged(values, forces.offsets, forces.valid, forces.odd)
     stress, flat = np.full((rows, 9), np.nan), 0
     if roles.stress is not None:
         stress, flat = _stress(column, roles.stress, volume, options.stress_rules, problems, where, absent)
@@ -119,16 +119,16 @@ def _per_atom(
 ) -> Ragged:
     found = ragged(array, name, problems, where)
     if found.values.dtype.kind != "f":
-        found = Ragged(found.values.astype(np.float64), found.offsets, found.valid, found.width)
+        found = Ragged(found.values.astype(np.float64), found.offsets, found.valid, found.odd)
     valid = found.valid & ((found.counts > 0) | (atoms == 0))
     problems.add(valid & (found.counts != 3 * atoms), f"The {name} are not three per atom.")
-    if found.width not in (None, 3):
-        problems.add(valid, f"The {name} are not lists of three numbers.")
+    if found.odd is not None:
+        problems.add(valid & found.odd, f"The {name} are not lists of three numbers.")
     bad = _rows_with(~np.isfinite(found.values), found)
     if nan_is_absent:
         valid = valid & ~_rows_with(np.isnan(found.values), found)
     problems.add(valid & bad, f"The {name} are NaN or infinite.")
-    return Ragged(found.values, found.offsets, valid, found.width)
+    return Ragged(found.values, found.offsets, valid, found.odd)
 
 
 def _rows_with(flags: ndarray, column: Ragged) -> ndarray:

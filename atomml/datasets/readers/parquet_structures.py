@@ -89,8 +89,8 @@ def read_structures(
     atoms = made.numbers.counts
     problems.add((atoms == 0) | ~made.numbers.valid, "The frame has no atoms.")
     problems.add(made.positions.counts != 3 * atoms, "The positions are not three per atom.")
-    if made.positions.width not in (None, 3):
-        problems.add(np.ones(rows, dtype=np.bool_), "The positions are not lists of three numbers.")
+    if made.positions.odd is not None:
+        problems.add(made.positions.odd, "The positions are not lists of three numbers.")
     return made
 
 
@@ -174,7 +174,7 @@ def _from_pymatgen(lattice: Any, sites: Any, problems: Problems, where: str) -> 
         three = fixed_rows(flags, 3, "lattice pbc", problems, optional=True)
         pbc = np.where(flags.valid[:, None], three != 0, True)
     return Structures(
-        Ragged(numbers, offsets, valid), Ragged(positions.reshape(-1), 3 * offsets, valid, 3), cell, pbc
+        Ragged(numbers, offsets, valid), Ragged(positions.reshape(-1), 3 * offsets, valid), cell, pbc
     )
 
 
@@ -237,7 +237,7 @@ def _from_text(array: Any, name: str, problems: Problems, where: str) -> Structu
             np.concatenate([np.zeros(0), *(g.numbers for g in geometries)]).astype(np.uint8), offsets, valid
         ),
         Ragged(
-            np.concatenate([empty, *(g.positions for g in geometries)]).reshape(-1), 3 * offsets, valid, 3
+            np.concatenate([empty, *(g.positions for g in geometries)]).reshape(-1), 3 * offsets, valid
         ),
         np.array([g.cell for g in geometries]).reshape(-1, 9),
         np.array([g.pbc for g in geometries], dtype=np.bool_).reshape(-1, 3),
