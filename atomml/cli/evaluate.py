@@ -33,9 +33,36 @@ def _evaluate(
     energy_key: Annotated[str | None, typer.Option(help="Name of the energy, if it is not found.")] = None,
     forces_key: Annotated[str | None, typer.Option(help="Name of the forces.")] = None,
     stress_key: Annotated[str | None, typer.Option(help="Name of the stress.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Errors as oc20, oc22 or pubchemqcr defines them.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="s2ef or is2re (oc20, oc22); told from the labels by default.")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Add the predictions to this .npz for the leaderboard."),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Split of these frames: id, ood_ads, ood_cat, ood_both; OC22: id, ood.")
+    ] = "id",
+    free_forces: Annotated[
+        bool,
+        typer.Option("--free-forces", help="Predictions: forces on free atoms only, as EvalAI took them."),
+    ] = False,
 ) -> None:
-    """Compare a model with labelled structures: errors in all, by element and by tag."""
-    from atomml.training.evaluation_command import evaluate_files
+    """Compare a model with labelled structures: errors in all, by element and by tag.
+
+    With --protocol also the numbers that a benchmark asks for; --predictions writes the file of its leaderboard,
+    for frames without labels as well.
+    """
+    from atomml.errors import ConfigError
+    from atomml.training.evaluation_command import ProtocolOptions, evaluate_files
+
+    if protocol is None and (predictions is not None or task is not None or free_forces):
+        raise ConfigError(
+            "--predictions, --task and --free-forces belong to a protocol.", fix="add --protocol oc20 or oc22"
+        )
 
     keys = {"energy_key": energy_key, "forces_key": forces_key, "stress_key": stress_key}
     evaluate_files(
@@ -47,4 +74,7 @@ def _evaluate(
         dtype=dtype,
         max_atoms=max_atoms,
         keys={name: key for name, key in keys.items() if key is not None},
+        protocol=None
+        if protocol is None
+        else ProtocolOptions(protocol, task, predictions, split, free_forces),
     )

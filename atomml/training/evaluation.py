@@ -20,7 +20,16 @@ from atomml.training.batches import greedy_batches, join
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
-__all__ = ["Evaluable", "Evaluation", "by_element", "by_tag", "evaluate", "summary", "write_arrays"]
+__all__ = [
+    "Evaluable",
+    "Evaluation",
+    "by_element",
+    "by_tag",
+    "evaluate",
+    "predict_frames",
+    "summary",
+    "write_arrays",
+]
 
 FRAME_COLUMNS = (
     "row",
@@ -132,7 +141,7 @@ def evaluate(
         )
     want_stress = labels["stress"] > 0 and bool(potential.conservative)
     wanted = {"forces": labels["forces"] > 0, "stress": want_stress}
-    energy, forces, stress = _predict(potential, part, wanted, max_atoms, max_edges, on_batch)
+    energy, forces, stress = predict_frames(potential, part, wanted, max_atoms, max_edges, on_batch)
     stress_label = np.array(part.stress)
     lattice = part.pbc.all(axis=1) & (np.linalg.det(part.cell) != 0)
     stress_label[~lattice if want_stress else slice(None)] = np.nan  # no stress is predicted there
@@ -161,7 +170,7 @@ def evaluate(
     )
 
 
-def _predict(
+def predict_frames(
     potential: Evaluable,
     part: FrameStore,
     wanted: Mapping[str, bool],
