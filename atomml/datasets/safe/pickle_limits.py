@@ -13,7 +13,7 @@ class PickleLimits:
 
     Attributes:
         n_bytes: size of the pickle.
-        n_opcodes: instructions in it.
+        n_opcodes: instructions in it. Each can make an object of up to a hundred bytes.
         n_calls: objects that it builds from a name (tensors, arrays, `Data`).
         n_values: values of the result, those that occur twice counted twice.
         depth: levels of nesting.
@@ -22,7 +22,7 @@ class PickleLimits:
     """
 
     n_bytes: int = 1 << 30
-    n_opcodes: int = 5_000_000
+    n_opcodes: int = 2_000_000
     n_calls: int = 1_000_000
     n_values: int = 10_000_000
     depth: int = 100

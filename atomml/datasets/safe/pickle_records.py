@@ -63,11 +63,19 @@ class _EmptyDict(Record):
         return {}
 
 
-_BUILTINS = ("builtins set", "builtins frozenset", "builtins bytearray", "collections OrderedDict")
+_BUILTINS = (
+    "builtins set",
+    "builtins frozenset",
+    "builtins bytearray",
+    "builtins bytes",
+    "collections OrderedDict",
+    "_codecs encode",
+)
 _ALIASES = {
     "__builtin__ set": "builtins set",
     "__builtin__ frozenset": "builtins frozenset",
     "__builtin__ bytearray": "builtins bytearray",
+    "__builtin__ bytes": "builtins bytes",
     "numpy._core.multiarray scalar": "numpy.core.multiarray scalar",
     "numpy._core.multiarray _reconstruct": "numpy.core.multiarray _reconstruct",
     "numpy._core.numeric _frombuffer": "numpy.core.numeric _frombuffer",
@@ -79,7 +87,6 @@ _NUMPY = (
     "numpy.core.multiarray scalar",
     "numpy.core.multiarray _reconstruct",
     "numpy.core.numeric _frombuffer",
-    "_codecs encode",
 )
 _PYG = (
     "torch_geometric.data.data Data",

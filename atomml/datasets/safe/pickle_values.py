@@ -141,6 +141,11 @@ def _read_text_bytes(values: Values, item: Record, depth: int) -> tuple[Any, int
         raise DataError("bytes made of a text that is not latin-1") from None
 
 
+def _read_no_bytes(values: Values, item: Record, depth: int) -> tuple[Any, int]:
+    _arguments(item, 0)  # how protocol 2 writes empty bytes
+    return b"", 1
+
+
 def _read_bytearray(values: Values, item: Record, depth: int) -> tuple[Any, int]:
     arguments = _arguments(item, 0, 1, 2)
     if len(arguments) == 2:
@@ -222,11 +227,12 @@ def _read_data(values: Values, item: Record, depth: int) -> tuple[Any, int]:
 _STORAGE = "torch.storage _load_from_bytes"
 _STORE = "torch_geometric.data.storage GlobalStorage"
 _PYG2_KEYS = ("_store", "_edge_attr_cls", "_tensor_attr_cls")
-_BYTES = ("_codecs encode",)
+_BYTES = ("_codecs encode", "builtins bytes")
 _READERS: dict[str, Callable[[Values, Record, int], tuple[Any, int]]] = {
     "builtins set": _read_set,
     "builtins frozenset": _read_set,
     "builtins bytearray": _read_bytearray,
+    "builtins bytes": _read_no_bytes,
     "_codecs encode": _read_text_bytes,
     "numpy.core.multiarray scalar": _read_scalar,
     "numpy.core.multiarray _reconstruct": _read_array,

@@ -72,7 +72,7 @@ def load_pickle(
     if allow not in ALLOWED:
         raise ValueError(f"allow must be one of {', '.join(ALLOWED)}")
     limits, table = limits or PickleLimits(), ALLOWED[allow]
-    if len(data) > limits.n_bytes or not is_plain(data):
+    if len(data) > min(limits.n_bytes, limits.n_opcodes) or not is_plain(data):
         scan(data, where=where, allowed=table, limits=limits)
     try:
         return Values(limits, len(data)).value(_Inert(_source(data), table).load())
