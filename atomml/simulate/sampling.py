@@ -98,8 +98,8 @@ def run_sampling(
     pools = [*relaxed, *runs] if config.selection.relaxed else runs
     choice = choose_frames(pools, config.selection)
     _refuse_nothing(choice, relaxed, runs)
-    store = _label(config, pools, choice, folder, workers, progress)
-    summary = write_report(folder, config, starts, relaxed, runs, choice, store)
+    store, check = _label(config, pools, choice, folder, workers, progress)
+    summary = write_report(folder, config, starts, relaxed, runs, choice, store, check)
     return SampleResult(store, summary, folder)
 
 
@@ -202,7 +202,8 @@ class _Stores:
 
 def _label(
     config: SampleConfig, pools: Sequence[Pool], choice: Choice, folder: Path, workers: int, progress: bool
-) -> FrameStore:
+) -> tuple[FrameStore, dict[str, Any]]:
+    """The labelled frames, and how one of their stresses compares with the energy."""
     units = label_units(config, pools, choice, folder / "labels")
     _work(units, "labels", workers, progress)
     skipped = merge_skipped([store.info.get("skipped", {}) for store in _Stores(units)])
@@ -219,7 +220,7 @@ def _label(
     extxyz.unlink(missing_ok=True)
     if config.labels.extxyz:
         _write_extxyz(store, extxyz)
-    return store
+    return store, FrameStore.open(units[0].folder).info["stress_check"]
 
 
 def _info(

@@ -59,7 +59,8 @@ class SubstitutionConfig(Config):
     """How many replaced versions of each structure: all, or this number chosen at random. The structure itself is
     always kept."""
     mixed: int = Field(default=0, ge=0)
-    """So many more versions of each structure in which two elements of a set share the sites at random."""
+    """So many more versions of each structure in which two elements of one set share sites at random, and elements of
+    the other sets are replaced at random. Structures whose sites cannot be shared get none."""
     charges: dict[str, int] = {}
     """Charges of ions for elements that have several: {Fe: 2}. Others are known: halides -1, Li +1, Y +3 ..."""
     duplicates: Literal["drop", "keep"] = "drop"

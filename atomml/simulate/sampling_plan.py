@@ -148,9 +148,10 @@ def label_units(config: SampleConfig, pools: Sequence[Pool], choice: Choice, fol
         )
         tags = [frames.tags_of(i) for i in range(len(frames))]
         fixed = np.zeros(0) if frames.fixed is None else frames.fixed
-        key = digest_of("label", identity, *limits, frames.fingerprint(), tags, fixed)
+        check = first == 0
+        key = digest_of("label", identity, *limits, check, frames.fingerprint(), tags, fixed)
         name = f"labels {first} to {first + len(rows) - 1}"
-        units.append(LabelUnit(name, folder / key, calculator, frames, *limits))
+        units.append(LabelUnit(name, folder / key, calculator, frames, *limits, check))
     return units
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from atomml.datasets.statistics import stress_sign_test
 from atomml.datasets.store import FrameStore, label_summary
 from atomml.files import write_atomically
 from atomml.simulate.sampling_calculators import calculator_name
 from atomml.simulate.sampling_config import SampleConfig
 from atomml.simulate.sampling_plan import row_of
 from atomml.simulate.sampling_select import Choice, Pool
+from atomml.simulate.sampling_stress import stress_by_temperature
 from atomml.simulate.sampling_structures import Starts
 
 __all__ = ["write_report"]
@@ -39,11 +39,12 @@ def write_report(
     runs: Sequence[Pool],
     choice: Choice,
     store: FrameStore,
+    stress_check: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write ``summary.json``, ``report.md`` and ``sampling.png``; returns the summary."""
     from atomml.simulate.sampling_figure import draw_sampling
 
-    summary = _summary(config, starts, relaxed, runs, choice, store)
+    summary = _summary(config, starts, relaxed, runs, choice, store, stress_check)
     text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
     write_atomically(folder / "summary.json", text.encode())
     write_atomically(folder / "report.md", _markdown(summary).encode())
@@ -58,10 +59,10 @@ def _summary(
     runs: Sequence[Pool],
     choice: Choice,
     store: FrameStore,
+    stress_check: Mapping[str, Any],
 ) -> dict[str, Any]:
     labelled = Counter(np.asarray(store.tags["traj"]).tolist())
     rows = [_run_row(pool, labelled[pool.name]) for pool in runs]
-    sign = stress_sign_test(store)
     summary: dict[str, Any] = {
         "calculator": calculator_name(config.calculator),
         "labels_by": calculator_name(config.labels.calculator or config.calculator),
@@ -72,7 +73,8 @@ def _summary(
         "fingerprint": store.fingerprint(),
         "counts": dict(choice.counts),
         "skipped": store.info.get("skipped", {}),
-        "stress_sign": {key: sign[key] for key in ("verdict", "correlation", "frames")},
+        "stress_sign": stress_by_temperature(store),
+        "stress_check": dict(stress_check),
         "structures": [row_of(start) for start in starts.kept],
         "dropped": [{"name": name, "reason": reason} for name, reason in starts.dropped],
         "relaxed": [{"name": pool.name, **pool.record} for pool in relaxed],
@@ -138,8 +140,12 @@ def _warnings(summary: Mapping[str, Any]) -> list[str]:
         mean = row.get("temperature_mean")
         if mean is not None and abs(mean - row["T"]) > 0.1 * row["T"]:
             found.append(f"The runs at {row['T']:g} K had a mean temperature of {mean:.0f} K.")
-    if summary["stress_sign"]["verdict"] == "pressure":
-        found.append("The stress has the sign of a pressure: the labelling calculator is not ASE's sign.")
+    check = summary["stress_check"]
+    if check["verdict"] in ("opposite sign", "differs"):
+        found.append(
+            f"The labelled stress is not the derivative of the energy ({check['verdict']}): {check['label']:.4f} "
+            f"against {check['from_energy']:.4f} eV/Å³ for {check['frame']}. Do not train on it before you know why."
+        )
     if summary["skipped"]:
         found.append(f"{sum(e['frames'] for e in summary['skipped'].values())} frames were not labelled.")
     return found
@@ -153,7 +159,9 @@ def _markdown(summary: Mapping[str, Any]) -> str:
         "",
         f"{summary['frames']} frames, {summary['atoms']} atoms: {summary['label_summary']}.",
         f"Dynamics by {summary['calculator']}, labels by {summary['labels_by']}. Fingerprint of the frames: "
-        f"`{summary['fingerprint']}`. Sign of the stress: {sign['verdict']}{correlation}.",
+        f"`{summary['fingerprint']}`.",
+        f"Stress against the derivative of the energy: {summary['stress_check']['verdict']}. Sign by volume, "
+        f"within each temperature: {sign['verdict']}{correlation}.",
         "",
         *(f"- ! {warning}" for warning in summary["warnings"]),
         "",

@@ -125,7 +125,7 @@ def variants(
         species: sets of elements, see `check_species`.
         charges: stated charges.
         number: how many versions with whole elements replaced; None: all.
-        mixed: how many versions with sites shared at random by two elements.
+        mixed: how many versions in which two elements of a set share sites at random, the rest replaced at random.
         rng: of both choices.
     """
     present = list(dict.fromkeys(atoms.symbols))
@@ -152,15 +152,22 @@ def variants(
 def _shared(
     atoms: Atoms, group_of: Mapping[str, list[str]], sources: Sequence[str], rng: np.random.Generator
 ) -> tuple[Int64[ndarray, " atoms"], str]:
-    """Numbers with the sites of one element shared by two elements of its set."""
-    source = sources[int(rng.integers(len(sources)))]
-    first, second = (group_of[source][k] for k in sorted(rng.choice(len(group_of[source]), 2, replace=False)))
-    sites = np.flatnonzero(atoms.symbols == source)
-    count = int(rng.integers(1, len(sites)))
-    numbers = np.array(atoms.numbers)
-    numbers[sites] = atomic_numbers[second]
-    numbers[rng.choice(sites, count, replace=False)] = atomic_numbers[first]
-    return numbers, f"{source}>{first}:{count}+{second}:{len(sites) - count}"
+    """Numbers with the sites of one element shared by two of its set, and the other elements replaced at random."""
+    shared = sources[int(rng.integers(len(sources)))]
+    numbers, texts = np.array(atoms.numbers), []
+    for source, group in group_of.items():
+        sites = np.flatnonzero(atoms.symbols == source)
+        if source != shared:
+            target = group[int(rng.integers(len(group)))]
+            numbers[sites] = atomic_numbers[target]
+            texts += [f"{source}>{target}"] if target != source else []
+            continue
+        first, second = (group[k] for k in sorted(rng.choice(len(group), 2, replace=False)))
+        count = int(rng.integers(1, len(sites)))
+        numbers[sites] = atomic_numbers[second]
+        numbers[rng.choice(sites, count, replace=False)] = atomic_numbers[first]
+        texts.append(f"{source}>{first}:{count}+{second}:{len(sites) - count}")
+    return numbers, ",".join(texts)
 
 
 def _variant(atoms: Atoms, numbers: ndarray, text: str, charges: Mapping[str, int]) -> Variant:

@@ -28,6 +28,7 @@ from atomml.errors import ConfigError, SimulationError, UnsupportedError
 from atomml.simulate.sampling_calculators import AnyCalculator, calculator_name, make_calculator
 from atomml.simulate.sampling_config import DynamicsConfig, ExplosionConfig, RelaxConfig
 from atomml.simulate.sampling_dynamics import Outcome, frame_of_atoms, relax_start, run_trajectory
+from atomml.simulate.sampling_stress import stress_check
 from atomml.simulate.sampling_structures import random_stream
 
 __all__ = ["LabelUnit", "RelaxUnit", "RunUnit", "Unit", "digest_of", "run_units"]
@@ -102,17 +103,22 @@ class LabelUnit(Unit):
         frames: geometry and tags; their own labels are not used.
         fmax_max: sampled frames whose labelled force is above this are skipped, eV/Å.
         fmax_min: likewise below.
+        check: compare the stress of one frame with the energy's derivative.
     """
 
     frames: FrameStore
     fmax_min: float
     fmax_max: float | None
+    check: bool
 
     def compute(self) -> FrameStore:
         """The frames with new labels; those that failed are counted as skipped."""
         calculator = make_calculator(self.calculator, skin=0.0)
         labelled = [self._label(k, calculator) for k in range(len(self.frames))]
-        return pack_frames(labelled, {"calculator": calculator_name(self.calculator)}, where=self.name)
+        info: dict[str, Any] = {"calculator": calculator_name(self.calculator)}
+        if self.check:
+            info["stress_check"] = _checked([f for f in labelled if isinstance(f, Frame)], calculator)
+        return pack_frames(labelled, info, where=self.name)
 
     def _label(self, k: int, calculator: Any) -> Frame | Skipped:
         name, tags = self.frames.ids[k], self.frames.tags_of(k)
@@ -132,6 +138,17 @@ class LabelUnit(Unit):
         if tags["sampled"] and not self.fmax_min <= fmax <= (self.fmax_max or np.inf):
             return Skipped(name, "the labelled force is outside the limits")
         return frame
+
+
+def _checked(frames: Sequence[Frame], calculator: Any) -> dict[str, Any]:
+    """`stress_check` of the frame with the largest pressure."""
+    pressures = [(abs(float(np.trace(f.stress))), k) for k, f in enumerate(frames) if f.stress is not None]
+    if not pressures:
+        return {"verdict": "no stress"}
+    try:
+        return stress_check(frames[max(pressures)[1]], calculator)
+    except Exception as error:
+        return {"verdict": f"the calculator failed: {type(error).__name__}"}
 
 
 def digest_of(*parts: Any) -> str:
