@@ -113,7 +113,7 @@ def _labels(
         if keys.energy_unit != "eV" or keys.length_unit != "Ang":
             forces = forces * (keys.energy_scale / keys.length_scale)
     value = given.get("stress")
-    if value is not None and not pbc.all():
+    if value is not None and not (pbc is PERIODIC or pbc.all()):
         account.flat_stress += 1
     elif value is not None:
         stress = _stress(flat_list(value, "stress", where), keys, where)
@@ -123,10 +123,11 @@ def _labels(
 def _stress(flat: list[Any], keys: LabelKeys, where: str) -> ndarray:
     if len(flat) != 6:
         return to_stress(floats(flat, (9,), "stress", where), 1.0, "stress", keys, where)
-    xx, yy, zz, yz, xz, xy = floats(flat, (6,), "stress", where).tolist()
+    xx, yy, zz, yz, xz, xy = flat
+    full = floats([xx, xy, xz, xy, yy, yz, xz, yz, zz], (9,), "stress", where).reshape(3, 3)
     sign = 1.0 if keys.stress_sign == "ase" else -1.0
-    full = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-    return full * (sign * STRESS_UNITS[keys.stress_unit])
+    factor = sign * STRESS_UNITS[keys.stress_unit]
+    return full if factor == 1.0 else full * factor
 
 
 def _chosen(
