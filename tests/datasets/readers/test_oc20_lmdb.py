@@ -260,6 +260,16 @@ def test_renamed_labels_and_no_cell_are_understood(tmp_path):
     assert store.info["labels"]["energy"]["key"] == "energy"
 
 
+def test_records_of_other_sets_with_little_more_than_a_structure_are_read(tmp_path):
+    absent = dict.fromkeys(("tags", "fixed", "sid", "fid", "natoms"))
+    path = shard(tmp_path / "md17.lmdb", [record(k, **absent) for k in range(2)], length=pickle.dumps(1))
+    store = read_frames(path, READER)
+    assert list(store.ids) == ["md17.lmdb#0", "md17.lmdb#1"]
+    assert store.fixed is None
+    assert store.atom_tags is None
+    assert len(store.info["warnings"]) == 1
+
+
 BAD = {
     "natoms is 4": {"natoms": 4},
     r"pos has shape \(2, 3\)": {"pos": torch.zeros(2, 3)},

@@ -1,5 +1,6 @@
 """Raw OC20 shards and relaxations: equal to ASE's reading, and errors that name file and frame."""
 
+import contextlib
 import io
 import lzma
 import pickle
@@ -7,9 +8,12 @@ import pickle
 import ase.io
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from atomml.datasets import load_frames
 from atomml.datasets.readers import read_frames
+from atomml.datasets.readers.oc20_extxyz import parse_block, text_blocks
 from atomml.datasets.readers.oc20_raw import READER
 from atomml.errors import AtommlError, DataError
 
@@ -261,6 +265,24 @@ def test_an_endless_line_is_refused_without_reading_it_whole(tmp_path):
     path = write_shard(tmp_path, ["0" * 5_000_000], NAMES)
     with pytest.raises(DataError, match="longer than"):
         read_frames(path, READER)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 10**6), st.integers(0, 3), st.binary(max_size=3)), min_size=1, max_size=6
+    )
+)
+def test_any_damage_is_read_or_refused(changes):
+    data = "".join(THREE).encode()
+    for at, length, new in changes:
+        k = at % len(data)
+        data = data[:k] + new + data[k + length :]
+    with contextlib.suppress(DataError):
+        for block in text_blocks(io.BytesIO(data).read, "file"):
+            frame = parse_block(block, "file")
+            assert frame.positions.shape == frame.forces.shape if frame.forces is not None else True
+            assert frame.positions.shape == (len(frame.numbers), 3)
+            assert frame.cell.shape == (3, 3)
 
 
 def test_files_of_other_kinds_are_not_recognised(tmp_path):
