@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ __all__ = ["READER", "DeepmdOptions"]
 PER_FRAME = {"coord": 3, "force": 3, "box": 9, "energy": 1, "virial": 9}  # numbers a frame, or an atom
 PER_ATOM = ("coord", "force")
 TEXT_LIMIT = 64 << 20
+UNREADABLE = (OSError, ValueError, EOFError, OverflowError, TypeError, SyntaxError, MemoryError, TokenError)
 LOOK_AT = 2_000  # folders that are looked at to recognise a tree
 
 
@@ -182,7 +184,7 @@ def _array(path: Path) -> ndarray:
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, OverflowError, TypeError, SyntaxError, MemoryError) as error:
+    except UNREADABLE as error:
         raise DataError(
             f"The array cannot be read ({type(error).__name__}: {str(error)[:200]}).",
             where=str(path),

@@ -13,6 +13,7 @@ from atomml.datasets.frame import Frame, Tag
 from atomml.datasets.labels import LabelKeys
 from atomml.datasets.readers.hdf5_safe import (
     attribute,
+    attribute_names,
     group_of,
     is_hdf5,
     is_none,
@@ -174,7 +175,7 @@ def _mace_frame(group: Any, where: str, options: StructureOptions, info: dict[st
     tags |= {} if weight is None else {"weight": float(weight.reshape(-1)[0])}
     z = numbers(group, "atomic_numbers", where)
     frame = labelled_frame(_geometry(group, z, keys, where), _squeezed(raw), keys, info, where, tags=tags)
-    others = [name for name in labels if name not in MACE_NAMES and not name.endswith("weight")]
+    others = [name for name in names_from(labels) if name not in MACE_NAMES and not name.endswith("weight")]
     note_unread(info, [*unread, *(name for name in others if not is_none(labels, name, where))])
     return frame
 
@@ -201,7 +202,7 @@ def _mlip_frame(group: Any, where: str, options: StructureOptions, info: dict[st
     energy = attribute(group, "energy", where)
     raw["energy"] = numbers(group, "energy", where) if energy is None else energy
     tags: dict[str, Tag] = {}
-    for name in group.attrs:
+    for name in attribute_names(group):
         value = attribute(group, name, where)
         if value is not None and name not in ("energy", "n_atoms"):
             tags[name] = value
@@ -212,7 +213,7 @@ def _mlip_frame(group: Any, where: str, options: StructureOptions, info: dict[st
         raise DataError(f"n_atoms is {stated}, there are {len(geometry.numbers)} elements.", where=where)
     name = group.name.lstrip("/")
     frame = labelled_frame(geometry, _squeezed(raw), keys, info, where, id=name, tags=tags)
-    note_unread(info, [n for n in group if n not in ("energy", "forces", "stress", *GEOMETRY)])
+    note_unread(info, [n for n in names_from(group) if n not in ("energy", "forces", "stress", *GEOMETRY)])
     return frame
 
 
@@ -253,7 +254,7 @@ def _is_mlip(file: Any, name: str) -> bool:
 
 def _numbers_of(file: Any, prefix: str, where: str) -> list[int]:
     found = []
-    for name in names_from(file, 0, None):
+    for name in names_from(file):
         digits = name.removeprefix(prefix)
         if not name.startswith(prefix) or not digits.isdecimal():
             raise DataError(f"{name!r} is not a batch of structures.", where=where, fix="remove the group")

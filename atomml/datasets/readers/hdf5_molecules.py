@@ -77,7 +77,7 @@ def pieces(paths: Sequence[Path], options: SpiceOptions) -> list[Piece]:
     for path in paths:
         with open_hdf5(path) as file:
             start, held, before, total = 0, 0, 0, len(file)
-            for k, name in enumerate(names_from(file, 0, None)):
+            for k, name in enumerate(names_from(file)):
                 held += _conformations(file, name, str(path))
                 if held >= PIECE_FRAMES or k == total - 1:
                     made.append(Piece(path, start, k + 1, first=before))
@@ -142,7 +142,7 @@ def _frames(
 
         records = ((f"{where}, conformation {k} (counting from 0)", k) for k in range(len(places)))
         yield from convert_records(records, convert, skip_bad=options.skip_bad)
-        note_unread(info, sorted(set(group) - {*used, "subset", "smiles"}))
+        note_unread(info, sorted(set(names_from(group)) - {*used, "subset", "smiles"}))
 
 
 def _units(group: Any, options: SpiceOptions, info: dict[str, Any], where: str) -> LabelKeys:

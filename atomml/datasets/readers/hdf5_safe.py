@@ -16,6 +16,7 @@ from atomml.shapes import ndarray
 
 __all__ = [
     "attribute",
+    "attribute_names",
     "group_of",
     "is_hdf5",
     "is_none",
@@ -105,7 +106,7 @@ def _child(group: Any, name: str, where: str) -> Any | None:
     return h5py.h5o.open(group.id, raw)
 
 
-def names_from(group: Any, start: int, stop: int | None) -> Iterator[str]:
+def names_from(group: Any, start: int = 0, stop: int | None = None) -> Iterator[str]:
     """Names of the children ``start`` to ``stop`` in the order of the names."""
     names: list[bytes] = []
     total = len(group)
@@ -225,6 +226,15 @@ def attribute(item: Any, name: str, where: str) -> float | int | bool | str | No
         kind.read(array)
         return _decoded(array)
     raise DataError(f"The attribute {name!r} is not one number or text ({dtype}, {shape}).", where=where)
+
+
+def attribute_names(group: Any) -> list[str]:
+    """Names of the attributes of a group.
+
+    Raises:
+        UnicodeDecodeError: one that is not text; `open_hdf5` reports it.
+    """
+    return [name.decode("utf-8") if isinstance(name, bytes) else name for name in group.attrs]
 
 
 def unit_of(group: Any, name: str, where: str) -> str | None:

@@ -91,6 +91,21 @@ def test_the_extended_xyz_files_are_read_as_ase_reads_them(shared_data, element,
     assert_same(store, theirs, tolerance=1e-16)
 
 
+@pytest.mark.parametrize("element", ["Cu", "Ni"])
+def test_the_order_of_copper_and_nickel_follows_from_files_converted_with_the_other_order(
+    shared_data, element
+):
+    store = read_ase(shared_data / "mlearn" / f"{element}_train.extxyz")  # made as if xx yy zz xy yz zx
+    cells = store.cell / np.cbrt(np.abs(np.linalg.det(store.cell)))[:, None, None]
+    strain = np.stack([cells[:, 1, 2], cells[:, 0, 2], cells[:, 1, 0]], axis=1)
+    rows = (store.n_atoms == 108) & (np.abs(strain).max(axis=1) > 1e-3)
+    found = full_3x3_to_voigt_6_stress(store.stress[rows])[:, 3:]
+    assert rows.sum() > 20
+    np.testing.assert_array_equal(
+        np.abs(strain[rows]).argmax(axis=1), np.abs(found[:, [1, 0, 2]]).argmax(axis=1)
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "frames", "stress"),
     [
