@@ -22,18 +22,18 @@ LEGACY_FRAMES = 200
 
 @dataclass(frozen=True)
 class Access:
-    """``run`` reads ``frames`` frames; a `Case` whose count is in frames."""
+    """A `Case`: ``run`` reads ``frames`` frames."""
 
     name: str
     frames: int
     run: Callable[[], Any]
 
     def seconds(self, count: int) -> float:
-        """Seconds per frame times ``count`` runs over all frames."""
+        """Seconds of ``count`` runs."""
         start = time.perf_counter()
         for _ in range(count):
             self.run()
-        return (time.perf_counter() - start) / self.frames
+        return time.perf_counter() - start
 
 
 def data_cases(store: FrameStore, folder: Path, seed: int = 0) -> list[Access]:

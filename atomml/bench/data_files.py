@@ -43,9 +43,8 @@ def measure_data(
     store = load_frames(source or SAMPLE)
     with tempfile.TemporaryDirectory(prefix="atomml-bench-") as folder:
         cases = data_cases(store, Path(folder))
-        seconds = interleave(
-            cases, rounds=rounds, slot=slot, progress=lambda k: say(f"round {k} of {rounds}")
-        )
+        runs = interleave(cases, rounds=rounds, slot=slot, progress=lambda k: say(f"round {k} of {rounds}"))
+    seconds = {case.name: runs[case.name] / case.frames for case in cases}
     pairs = [(a, b) for a, b in COMPARED if a in seconds and b in seconds]
     absent = {"name": "ase-db-backends", "what": "aselmdb", "reason": "not installed"}
     return {

@@ -21,9 +21,46 @@ Paths = str | Path | Sequence[str | Path]
 
 def all_readers() -> tuple[Reader, ...]:
     """Every reader there is, the most specific first; imported here, so that nothing is at import."""
-    from atomml.datasets.readers import ase_any
+    from atomml.datasets.readers import (
+        ase_any,
+        aselmdb,
+        crystals_csv,
+        crystals_csv_files,
+        deepmd,
+        hdf5_configurations,
+        hdf5_molecules,
+        matpes,
+        mlearn,
+        mptrj,
+        n2p2,
+        oc20_dict_lmdb,
+        oc20_lmdb,
+        oc20_raw,
+        parquet,
+        pubchemqcr,
+    )
 
-    return (ase_any.READER,)
+    return (
+        oc20_raw.READER,
+        pubchemqcr.READER,
+        oc20_lmdb.READER,
+        oc20_dict_lmdb.READER,
+        oc20_lmdb.PICKLE_READER,
+        aselmdb.READER,
+        parquet.READER,
+        mptrj.READER,
+        matpes.READER,
+        mlearn.READER,
+        mlearn.ALIGNN_READER,
+        hdf5_molecules.SPICE_READER,
+        hdf5_configurations.MACE_READER,
+        hdf5_configurations.MLIP_READER,
+        deepmd.READER,
+        n2p2.READER,
+        crystals_csv.READER,
+        crystals_csv_files.READER,
+        ase_any.READER,
+    )
 
 
 def choose_reader(paths: Sequence[Path], name: str | None = None) -> Reader:
