@@ -16,7 +16,8 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from atomml.config import Config
-from atomml.datasets.frame import Frame, Skipped, pack_frames
+from atomml.datasets.frame import Frame, Skipped
+from atomml.datasets.packing import pack_frames
 from atomml.datasets.readers.pubchemqcr_labels import CONSTANTS, ConstantsName, atom_energies
 from atomml.datasets.readers.pubchemqcr_record import LISTS, MOLECULE_OF_OTHER_ATOMS, Stage, Step, steps_of
 from atomml.datasets.readers.reader import UNITS, Piece, Reader
@@ -75,7 +76,8 @@ def recognises(path: Path) -> bool:
         return False
     try:
         shard = open_lmdb(shards[0])
-        return any(_cid(key) for key in shard.keys(0, 1)) and shard.value(0)[:2] == b"\x1f\x8b"
+        padded = any(len(key) == 9 and _cid(key) is not None for key in shard.keys(0, 1))
+        return padded and shard.value(0)[:2] == b"\x1f\x8b"
     except DataError:
         return False
 

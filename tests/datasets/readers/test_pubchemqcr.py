@@ -327,7 +327,7 @@ def test_pieces_cover_every_molecule_once_and_read_the_same_frames(tmp_path):
 
 
 def test_shards_and_folders_of_them_are_recognised(tmp_path):
-    path = write_shard(tmp_path / "a.lmdb", {1: record(make_steps(1))})
+    path = write_shard(tmp_path / "a.lmdb", {0: record(make_steps(1))})
     assert READER.recognises(path)
     assert READER.recognises(tmp_path)
     (tmp_path / "b.lmdb").write_bytes(path.read_bytes()[:9000])
