@@ -132,7 +132,7 @@ def _bz2() -> _Decompressor:
 class _Inflated(io.RawIOBase):
     """The uncompressed side of a file of one or more compressed streams, bounded in size."""
 
-    def __init__(self, source: BinaryIO, start: Any, kind: str, limit: int, where: str) -> None:
+    def __init__(self, source: Any, start: Any, kind: str, limit: int, where: str) -> None:
         self._source, self._start, self._kind = source, start, kind
         self._left, self._limit, self._where = limit, limit, where
         self._stream: _Decompressor = start()
