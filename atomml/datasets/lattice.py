@@ -116,7 +116,7 @@ def niggli_reduce(
         fractional: coordinates in ``cell``.
         tolerance: of comparisons between products of lattice vectors; see ``spglib.niggli_reduce``. Ten and then
             a hundred times as much is tried where the reduction does not end.
-        by: "spglib", or "pymatgen" as CDVAE's preprocessing does: fifteen times slower, and it accepts a cell
+        by: "spglib", or "pymatgen" as CDVAE's preprocessing does: several times slower, and it accepts a cell
             whose angles are within one degree of the Niggli cell.
 
     Raises:
