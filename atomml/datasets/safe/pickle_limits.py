@@ -22,8 +22,8 @@ class PickleLimits:
     """
 
     n_bytes: int = 1 << 30
-    n_opcodes: int = 2_000_000
-    n_calls: int = 1_000_000
+    n_opcodes: int = 1_000_000
+    n_calls: int = 200_000
     n_values: int = 10_000_000
     depth: int = 100
     array_bytes: int = 1 << 24

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
+
+import numpy as np
 
 from atomml.datasets.safe.pickle_arrays import array_of_bytes, check_reconstruct, read_dtype
 from atomml.datasets.safe.pickle_limits import PickleLimits
@@ -15,6 +18,7 @@ __all__ = ["Values"]
 
 _LEAVES = frozenset((type(None), bool, int, float, str, bytes, bytearray))
 _KEYS = frozenset((type(None), bool, int, float, str, bytes))
+_DICTS, _LISTS = {dict}, {list}
 _BEING_READ = object()
 
 
@@ -28,9 +32,11 @@ class Values:
 
     def __init__(self, limits: PickleLimits, n_bytes: int) -> None:
         self._limits = limits
+        self._looks_left = limits.n_values
         self._bytes_left = limits.array_bytes + 16 * n_bytes
         # By id: the object (so that its id is not given to another), its value, and the size of that.
         self._seen: dict[int, tuple[Any, Any, int]] = {}
+        self._storages: dict[int, tuple[Any, np.ndarray]] = {}
 
     def value(self, item: Any, depth: int = 0) -> Any:
         """The plain value of an object.
@@ -53,9 +59,7 @@ class Values:
         self._seen[id(item)] = (item, _BEING_READ, 0)
         value, size = self._convert(item, kind, depth + 1)
         if size > self._limits.n_values:
-            raise DataError(
-                f"the pickle holds more than {self._limits.n_values:,} values, repeated ones included"
-            )
+            raise self._too_many()
         self._seen[id(item)] = (item, value, size)
         return value, size
 
@@ -78,8 +82,14 @@ class Values:
     def fill(self, item: Any, keys: Any, children: Any, depth: int) -> int:
         """Replace the children of a dict or list by their values; the number of values."""
         _check_keys(keys)
-        if _LEAVES.issuperset(map(type, children)):
+        kinds = set(map(type, children))
+        if kinds <= _LEAVES:
             return 1 + len(item)
+        if kinds in (_DICTS, _LISTS):
+            size = 1 + len(item) + sum(map(len, children))
+            self._look_at(size)
+            if _are_flat(children, kinds):
+                return size
         size = 1
         for key, child in item.items() if type(item) is dict else enumerate(item):
             value, n = self._sized(child, depth)
@@ -88,10 +98,23 @@ class Values:
                 item[key] = value
         return size
 
+    def _look_at(self, n: int) -> None:
+        """Count values that are looked at together: a short pickle can name a long list many times."""
+        self._looks_left -= n
+        if self._looks_left < 0:
+            raise self._too_many()
+
+    def _too_many(self) -> DataError:
+        return DataError(
+            f"the pickle holds more than {self._limits.n_values:,} values, repeated ones included"
+        )
+
     def _record(self, item: Record, depth: int) -> tuple[Any, int]:
         reader = _READERS.get(item.name)
         if reader is None:
             raise DataError(f"the pickle holds {_title(item)} in place of a value")
+        if item.state is not None and item.name not in _WITH_STATE:
+            raise DataError(f"{_title(item)} is given a state")
         return reader(self, item, depth)
 
     def spend(self, n_bytes: int) -> None:
@@ -104,9 +127,31 @@ class Values:
         """The bytes of an argument that is bytes, or a text encoded as such by protocols 0 to 2."""
         return self.value(item) if isinstance(item, Record) and item.name in _BYTES else item
 
+    def storage(self, item: Any) -> np.ndarray:
+        """The elements of a tensor's storage, which several tensors may share."""
+        if not isinstance(item, Record) or item.name != _STORAGE or item.state is not None:
+            raise DataError("a tensor without a storage")
+        if id(item) not in self._storages:
+            data = self.data(_arguments(item, 1)[0])
+            if type(data) is not bytes:
+                raise DataError("a tensor's storage that is not bytes")
+            self.spend(len(data))
+            self._storages[id(item)] = item, read_storage(data)
+        return self._storages[id(item)][1]
+
 
 def _title(item: Any) -> str:
     return "a " + (item.name.replace(" ", ".", 1) if isinstance(item, Record) else type(item).__name__)
+
+
+def _are_flat(children: Any, kinds: set[type]) -> bool:
+    """Whether dicts or lists hold nothing that has parts. The loops are those of the interpreter, for speed."""
+    if kinds == _LISTS:
+        return _LEAVES.issuperset(map(type, chain.from_iterable(children)))
+    values = chain.from_iterable(map(dict.values, children))
+    return _LEAVES.issuperset(map(type, values)) and _KEYS.issuperset(
+        map(type, chain.from_iterable(children))
+    )
 
 
 def _check_keys(keys: Any) -> None:
@@ -125,7 +170,7 @@ def _read_set(values: Values, item: Record, depth: int) -> tuple[Any, int]:
     items = arguments[0] if arguments else ()
     if type(items) not in (list, tuple):
         raise DataError("a set that is not made of a list")
-    values.spend(len(items))
+    values.spend(8 * len(items))
     _check_keys(items)
     return (set if item.name.endswith(" set") else frozenset)(items), 1 + len(items)
 
@@ -180,21 +225,11 @@ def _read_buffer(values: Values, item: Record, depth: int) -> tuple[Any, int]:
     return array_of_bytes(data, read_dtype(dtype), shape, order), 1
 
 
-def _read_storage(values: Values, item: Record, depth: int) -> tuple[Any, int]:
-    data = values.data(_arguments(item, 1)[0])
-    if type(data) is not bytes:
-        raise DataError("a tensor's storage that is not bytes")
-    values.spend(len(data))
-    return read_storage(data), 1
-
-
 def _read_tensor(values: Values, item: Record, depth: int) -> tuple[Any, int]:
     storage, offset, size, stride, _, hooks, *metadata = _arguments(item, 6, 7)
-    if not isinstance(storage, Record) or storage.name != _STORAGE:
-        raise DataError("a tensor without a storage")
     if type(hooks) is not dict or hooks or metadata not in ([], [None], [{}]):
         raise DataError("a tensor with hooks or metadata, which are not read")
-    elements = values.value(storage, depth)
+    elements = values.storage(storage)
     values.spend(n_elements(size) * elements.itemsize)
     return strided(elements, offset, size, stride), 1
 
@@ -227,6 +262,7 @@ def _read_data(values: Values, item: Record, depth: int) -> tuple[Any, int]:
 _STORAGE = "torch.storage _load_from_bytes"
 _STORE = "torch_geometric.data.storage GlobalStorage"
 _PYG2_KEYS = ("_store", "_edge_attr_cls", "_tensor_attr_cls")
+_WITH_STATE = ("torch_geometric.data.data Data", "numpy.core.multiarray _reconstruct")
 _BYTES = ("_codecs encode", "builtins bytes")
 _READERS: dict[str, Callable[[Values, Record, int], tuple[Any, int]]] = {
     "builtins set": _read_set,
@@ -237,7 +273,6 @@ _READERS: dict[str, Callable[[Values, Record, int], tuple[Any, int]]] = {
     "numpy.core.multiarray scalar": _read_scalar,
     "numpy.core.multiarray _reconstruct": _read_array,
     "numpy.core.numeric _frombuffer": _read_buffer,
-    _STORAGE: _read_storage,
     "torch._utils _rebuild_tensor_v2": _read_tensor,
     "torch_geometric.data.data Data": _read_data,
 }

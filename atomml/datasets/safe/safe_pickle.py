@@ -79,6 +79,7 @@ def load_pickle(
     except DataError as error:
         raise DataError(error.what, where=where, fix=error.fix) from None
     except Exception as error:  # all that damaged bytes cause, whatever Python's version
+        scan(data, where=where, allowed=table, limits=limits)  # says more, if it was not needed before
         reason = f"{type(error).__name__}: {error}"[:200]
         raise DataError(f"the pickle is damaged: {reason!a}", where=where, fix="get the file again") from None
 
