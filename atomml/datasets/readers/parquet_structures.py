@@ -236,9 +236,7 @@ def _from_text(array: Any, name: str, problems: Problems, where: str) -> Structu
         Ragged(
             np.concatenate([np.zeros(0), *(g.numbers for g in geometries)]).astype(np.uint8), offsets, valid
         ),
-        Ragged(
-            np.concatenate([empty, *(g.positions for g in geometries)]).reshape(-1), 3 * offsets, valid
-        ),
+        Ragged(np.concatenate([empty, *(g.positions for g in geometries)]).reshape(-1), 3 * offsets, valid),
         np.array([g.cell for g in geometries]).reshape(-1, 9),
         np.array([g.pbc for g in geometries], dtype=np.bool_).reshape(-1, 3),
     )
