@@ -10,13 +10,15 @@ from typing import Any, Literal
 import orjson
 
 from atomml.config import Config
-from atomml.datasets.frame import Frame, Skipped, pack_frames
+from atomml.datasets.frame import Frame, Skipped
 from atomml.datasets.labels import LabelKeys
+from atomml.datasets.packing import pack_frames
 from atomml.datasets.readers.aqvolt26 import dataset_facts
 from atomml.datasets.readers.ase_account import RowAccount, RowRules
 from atomml.datasets.readers.ase_rows import row_frame
 from atomml.datasets.readers.aselmdb_archive import archive_members, is_archive, open_member
 from atomml.datasets.readers.aselmdb_metadata import RowMetadata, metadata_of
+from atomml.datasets.readers.labelled import check_stress_sign
 from atomml.datasets.readers.reader import PIECE_FRAMES, UNITS, Piece, Reader
 from atomml.datasets.safe.bounded import parse_json, zlib_decompress
 from atomml.datasets.safe.lmdb_file import LmdbFile, open_lmdb
@@ -47,6 +49,8 @@ class AseLmdbOptions(Config):
     """Unit of the stress."""
     stress_sign: Literal["ase", "pressure"] = "ase"
     """``ase``: σ = (1/V) ∂E/∂ε; ``pressure``: the opposite sign, as VASP prints it."""
+    check_stress_sign: bool = True
+    """Refuse a stress that plainly follows the volume with the wrong sign."""
     tags: tuple[str, ...] | None = None
     """Scalars of ``data`` and ``key_value_pairs`` to keep; all of them if not given. Nested ones are named
     with dots: ``metadata.temperature``."""
@@ -153,6 +157,8 @@ def _read(piece: Piece, options: AseLmdbOptions) -> FrameStore:
     info: dict[str, Any] = {}
     frames = _frames(lmdb, piece, ids, metadata, options, account)
     store = pack_frames(frames, info, where=str(piece))
+    if options.check_stress_sign:
+        check_stress_sign(store, options.stress_sign, str(piece))
     store.info.update(_info(lmdb, piece, len(ids), options, account))
     return store
 

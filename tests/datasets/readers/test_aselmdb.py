@@ -171,6 +171,16 @@ def test_stress_has_six_or_nine_numbers_a_unit_and_a_sign(tmp_path, stress, opti
     assert np.allclose(store.stress[0], expected, rtol=1e-8)
 
 
+def test_a_stress_that_contradicts_the_volume_is_refused(tmp_path):
+    sides = np.linspace(9.5, 10.5, 120)
+    rows = [row(cell=array(a * np.eye(3)), stress=[10.0 - a] * 3 + [0.0] * 3) for a in sides]
+    path = write(tmp_path / "a.aselmdb", rows)
+    with pytest.raises(DataError, match="correlation -1.00"):
+        read(path)
+    assert read(path, stress_sign="pressure").stress[0, 0, 0] == pytest.approx(-0.5)
+    assert len(read(path, check_stress_sign=False)) == 120
+
+
 def test_the_stress_of_a_molecule_is_left_out_and_counted(tmp_path):
     store = read(write(tmp_path / "a.aselmdb", [row(stress=[0.0] * 6, pbc=None, cell=None)]))
     assert np.isnan(store.stress).all()
