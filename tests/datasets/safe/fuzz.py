@@ -9,11 +9,12 @@ DataError is printed with its input and ends the run with exit code 1.
 import bz2
 import gzip
 import io
+import itertools
 import json
 import lzma
 import pickle
+import pickletools
 import random
-import resource
 import signal
 import sys
 import time
@@ -27,6 +28,7 @@ from atomml.datasets.safe.pickle_scan import scan
 from atomml.datasets.safe.safe_pickle import load_pickle
 from atomml.errors import DataError
 from tests.datasets.safe import pickles
+from tests.datasets.safe.memory import peak_mib
 
 LIMIT, SLOWEST = 1 << 20, 1.0
 OPCODES = b"(.012BCFGIJKLMNPQRSTUVXabcdeghijlopqrstu)]}" + bytes(range(0x80, 0x99))
@@ -95,7 +97,7 @@ def others_to_begin_with():
 
 def mutated(data, chance):
     data = bytearray(data)
-    for _ in range(chance.choice((1, 1, 2, 3, 8))):
+    for _ in range(chance.choice((1, 1, 1, 1, 2, 3, 8))):
         at = chance.randrange(len(data) + 1)
         match chance.randrange(8):
             case 0 if data:
@@ -116,6 +118,33 @@ def mutated(data, chance):
             case _:
                 data[at:at] = bytes([chance.choice(OPCODES)]) * chance.choice((1, 1, 200))
     return bytes(data)
+
+
+def instructions(data):
+    """A pickle cut between its instructions."""
+    starts = [position for _, _, position in pickletools.genops(data)]
+    return [data[start:stop] for start, stop in itertools.pairwise([*starts, len(data)])]
+
+
+def rearranged(parts, chance):
+    """A pickle with instructions left out, repeated, exchanged, replaced, or with another operand."""
+    parts = list(parts)
+    for _ in range(chance.choice((1, 1, 1, 2, 4))):
+        at, other = chance.randrange(1, len(parts)), chance.randrange(1, len(parts))
+        match chance.randrange(5):
+            case 0:
+                parts[at] = b""
+            case 1:
+                parts[at] = parts[at] + parts[other]
+            case 2:
+                parts[at], parts[other] = parts[other], parts[at]
+            case 3:
+                parts[at] = parts[other]
+            case _ if len(parts[at]) > 1:
+                operand = bytearray(parts[at])
+                operand[chance.randrange(1, len(operand))] = chance.randrange(256)
+                parts[at] = bytes(operand)
+    return b"".join(parts)
 
 
 def read(kind, data):
@@ -141,13 +170,17 @@ def main(n, seed, files):
     chance, rng = random.Random(seed), np.random.default_rng(seed)
     seeds = [("pickle", data) for data in pickles_to_begin_with(rng) + [Path(f).read_bytes() for f in files]]
     seeds = seeds * 2 + others_to_begin_with() * 3
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    parts = {data: instructions(data) for kind, data in seeds if kind == "pickle"}
+    before = peak_mib()
     counts, slowest, wrong = {"value": 0, "DataError": 0}, 0.0, 0
     for _ in range(n):
         kind, data = chance.choice(seeds)
         if kind == "pickle":
             kind = chance.choice(("pickle", "pickle", "pickle", "plain pickle", "scan"))
-        data = mutated(data, chance)
+        is_pickle = kind in ("pickle", "plain pickle", "scan")
+        data = (
+            rearranged(parts[data], chance) if is_pickle and chance.random() < 0.5 else mutated(data, chance)
+        )
         signal.setitimer(signal.ITIMER_REAL, 60)  # ends the process: a hang
         start = time.process_time()
         try:
@@ -162,10 +195,15 @@ def main(n, seed, files):
         if time.process_time() - start > SLOWEST:
             wrong += 1
             print("slow", kind, data.hex(), file=sys.stderr)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
     print(
         json.dumps(
-            {"inputs": n, **counts, "wrong": wrong, "slowest_s": round(slowest, 4), "grown_MiB": grown}
+            {
+                "inputs": n,
+                **counts,
+                "wrong": wrong,
+                "slowest_s": round(slowest, 4),
+                "grown_MiB": peak_mib() - before,
+            }
         )
     )
     return 1 if wrong else 0

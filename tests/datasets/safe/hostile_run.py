@@ -8,7 +8,6 @@ A process of its own: what goes wrong ends it and not the tests, and the tests' 
 import copyreg
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from atomml.datasets.safe.bounded import gzip_decompress, open_compressed, parse
 from atomml.datasets.safe.safe_pickle import load_pickle
 from atomml.errors import DataError
 from tests.datasets.safe import hostile_containers, hostile_pickles, hostile_tensors, pickles
+from tests.datasets.safe.memory import peak_mib
 
 PICKLES = (
     hostile_pickles.names,
@@ -99,8 +99,7 @@ def main():
             "name": name, "kind": kind, "text": text, "match": match, "seconds": time.process_time() - start,
             "executed": (folder / "executed").exists() or dict(os.environ) != before,
         }), flush=True)  # fmt: skip
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(json.dumps({"truncations": truncations(), "peak_MiB": peak}))
+    print(json.dumps({"truncations": truncations(), "peak_MiB": peak_mib()}))
 
 
 if __name__ == "__main__":
