@@ -1,4 +1,4 @@
-"""`atomml data convert`, `formats`, `report` and `split`."""
+"""`atomml data convert`, `formats`, `report` and `split`; further commands are registered with them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atomml.cli import download, sample
 from atomml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def register(app: typer.Typer) -> None:
     data.command("formats")(_formats)
     data.command("report")(_report)
     data.command("split")(_split)
+    download.register(data)
+    sample.register(data)
     app.add_typer(data, name="data")
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from atomml.datasets.ase_files import from_ase, read_ase
 from atomml.datasets.conditions import rows_where
 from atomml.datasets.conversion import convert, verify_conversion
-from atomml.datasets.frame import Frame, Skipped, pack_frames
+from atomml.datasets.frame import Frame, Skipped
 from atomml.datasets.labels import LabelKeys
+from atomml.datasets.packing import pack_frames
 from atomml.datasets.readers import load_frames, read_frames
 from atomml.datasets.references import (
     ReferenceEnergies,

@@ -19,7 +19,6 @@ import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
 
-from atomml.datasets.frame import optional_column, tag_column
 from atomml.datasets.labels import (
     LABELS,
     LabelKeys,
@@ -29,6 +28,7 @@ from atomml.datasets.labels import (
     to_forces,
     to_stress,
 )
+from atomml.datasets.packing import optional_column, tag_column
 from atomml.datasets.store import UNITS, FrameStore, concatenate, offsets_of
 from atomml.datasets.store_files import is_store
 from atomml.datasets.strings import PackedStrings

@@ -30,8 +30,9 @@ def rows_where(store: FrameStore, condition: str) -> Int64[ndarray, " rows"]:
     Args:
         store: the data set.
         condition: terms ``TAG OP VALUE`` joined by "and"; OP is one of >= <= == != > <; a list of values
-            ``a|b`` with == or != means any or none of them. The tags are those of the store, ``formula``, ``n_atoms``,
-            ``fmax``, ``energy_per_atom``, ``volume_per_atom`` and ``has_Li`` (true or false) for any element.
+            ``a|b`` with == or != means any or none of them. The tags are those of the store, ``formula``,
+            ``n_atoms``, ``fmax``, ``energy_per_atom``, ``volume_per_atom`` and ``has_Li`` (true or false).
+            The last is there for any element.
 
     Raises:
         DataError: cannot be parsed, an unknown tag, a number compared with text.

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from atomml.datasets.frame import merge_skipped
+from atomml.datasets.packing import merge_skipped
 from atomml.errors import DataError
 
 __all__ = ["merge_info"]

@@ -16,6 +16,7 @@ from ase.constraints import FixAtoms
 from ase.stress import full_3x3_to_voigt_6_stress
 from jaxtyping import UInt8
 
+from atomml.datasets.frame import Frame
 from atomml.datasets.index import FrameIndex, frame_index
 from atomml.datasets.strings import PackedStrings
 from atomml.datasets.tags import tag_text, tags_at
@@ -23,7 +24,6 @@ from atomml.errors import DataError
 from atomml.shapes import Bool, Float64, Int64, ndarray
 
 if TYPE_CHECKING:
-    from atomml.datasets.frame import Frame
     from atomml.graph.atom_graph import AtomGraph
 
 UNITS = {"energy": "eV", "length": "Ang", "forces": "eV/Ang", "stress": "eV/Ang^3", "stress_sign": "ase"}
@@ -133,20 +133,18 @@ class FrameStore:
 
     def frame(self, i: int) -> Frame:
         """Frame i as views of the columns: the cheapest access; tags by `tags_of`."""
-        from atomml.datasets.frame import Frame
-
         row = self._row(i)
-        part = slice(self.offsets[row], self.offsets[row + 1])
+        first, end = self.offsets[row : row + 2].tolist()
         return Frame(
-            self.numbers[part],
-            self.positions[part],
+            self.numbers[first:end],
+            self.positions[first:end],
             self.cell[row],
             self.pbc[row],
-            float(self.energy[row]),
-            self.forces[part],
+            self.energy.item(row),
+            self.forces[first:end],
             self.stress[row],
-            atom_tags=None if self.atom_tags is None else self.atom_tags[part],
-            fixed=None if self.fixed is None else self.fixed[part],
+            atom_tags=None if self.atom_tags is None else self.atom_tags[first:end],
+            fixed=None if self.fixed is None else self.fixed[first:end],
         )
 
     def tags_of(self, i: int) -> dict[str, Any]:

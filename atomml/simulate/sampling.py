@@ -14,7 +14,7 @@ import yaml
 from ase.io.extxyz import write_extxyz
 
 from atomml.config import load_config
-from atomml.datasets.frame import merge_skipped
+from atomml.datasets.packing import merge_skipped
 from atomml.datasets.store import UNITS, FrameStore
 from atomml.datasets.store_writer import write_parts
 from atomml.errors import ConfigError, DataError

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -114,20 +116,21 @@ def relax_start(
     guard = Guard(work, limits, np.inf)
     record: dict[str, Any] = {"status": "not converged", "reason": "", "steps": 0}
     try:
-        guard.check(work, 0.0)
-        cell = config.cell and stress_of(work) is not None
-        record |= {"cell": cell, "energy_first": float(work.get_potential_energy())}
-        optimiser = FIRE(FrechetCellFilter(work) if cell else work, logfile=None)
-        for converged in optimiser.irun(fmax=config.fmax, steps=config.steps):
-            record |= {"status": "relaxed" if converged else "not converged", "steps": int(optimiser.nsteps)}
+        with _stopping():
             guard.check(work, 0.0)
-            _refuse_other_volume(work, atoms)
-        _wrap(work)
-        frame = frame_of_atoms(work, {**tags, "step": 0, "time_fs": 0.0}, f"{tags['traj']}#0")
-    except (UnsupportedError, ConfigError):
-        raise
-    except Exception as error:
-        return Outcome([], record | {"status": "failed", "reason": _reason(error)})
+            cell = config.cell and stress_of(work) is not None
+            record |= {"cell": cell, "energy_first": float(work.get_potential_energy())}
+            optimiser = FIRE(FrechetCellFilter(work) if cell else work, logfile=None)
+            for converged in optimiser.irun(fmax=config.fmax, steps=config.steps):
+                status = "relaxed" if converged else "not converged"
+                record |= {"status": status, "steps": int(optimiser.nsteps)}
+                guard.check(work, 0.0)
+                _refuse_other_volume(work, atoms)
+            _wrap(work)
+            work.get_forces()
+    except _StoppedError as stop:
+        return Outcome([], record | {"status": "failed", "reason": stop.reason})
+    frame = frame_of_atoms(work, {**tags, "step": 0, "time_fs": 0.0}, f"{tags['traj']}#0")
     record |= {"energy_last": frame.energy, "fmax": frame.tags["fmax"]}
     if has_volume(work):
         record["volume_ratio"] = float(work.get_volume() / atoms.get_volume())
@@ -156,32 +159,51 @@ def run_trajectory(
     record: dict[str, Any] = {"status": "done", "reason": "", "T": kelvin, "timestep_fs": settings.timestep}
     equilibration, sampling, interval = step_counts(config, settings.timestep)
     refuse_bad_setup(work, settings, has_stress="stress" in calculator.implemented_properties)
-    step = 0
+    start_velocities(work, _hotter(settings, config.first_temperature), rng)
+    dyn, dof = make_integrator(work, settings, rng), degrees_of_freedom(work, settings)
+    guard, step = Guard(work, limits, settings.max_temperature), 0
     try:
-        start_velocities(work, _hotter(settings, config.first_temperature), rng)
-        dyn, dof = make_integrator(work, settings, rng), degrees_of_freedom(work, settings)
-        guard = Guard(work, limits, settings.max_temperature)
-        guard.check(work, 0.0)
+        with _stopping():
+            guard.check(work, 0.0)
         while step < equilibration + sampling:
-            dyn.step()
-            step += 1
-            now = temperature(work, dof)
-            guard.check(work, now)
+            with _stopping():
+                dyn.step()
+                step += 1
+                now = temperature(work, dof)
+                guard.check(work, now)
             if step <= equilibration:
                 continue
             series["energy"].append(float(work.get_potential_energy()))
             series["temperature"].append(now)
             if (step - equilibration) % interval == 0:
                 frames.append(_recorded(work, tags, step, settings.timestep, now))
-    except (UnsupportedError, ConfigError):
-        raise
-    except Exception as error:
-        exploded = isinstance(error, SimulationError | DataError)
-        record |= {"status": "exploded" if exploded else "failed", "reason": _reason(error)}
+    except _StoppedError as stop:
+        record |= {"status": stop.status, "reason": stop.reason}
         frames = _kept_before(frames, limits, step * settings.timestep)
         last = int(frames[-1].tags["step"]) - equilibration if frames else 0
         series = {name: values[:last] for name, values in series.items()}
     return Outcome(frames, {**record, **_figures(series, step, settings.timestep)})
+
+
+class _StoppedError(Exception):
+    """Ends a unit that cannot go on, while other units can."""
+
+    def __init__(self, status: str, error: Exception) -> None:
+        self.status, self.reason = status, _reason(error)
+        super().__init__(self.reason)
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """Turns what a guard or a calculator raises about one structure into the end of the unit."""
+    try:
+        yield
+    except (UnsupportedError, ConfigError):
+        raise
+    except (SimulationError, DataError) as error:
+        raise _StoppedError("exploded", error) from error
+    except Exception as error:  # calculators raise what they like
+        raise _StoppedError("failed", error) from error
 
 
 def _hotter(settings: MDConfig, factor: float) -> MDConfig:
@@ -194,7 +216,7 @@ def _recorded(work: Atoms, tags: dict[str, Any], step: int, timestep: float, now
     frame = frame_of_atoms(work, tags, f"{tags['traj']}#{step}")
     copy = Atoms(work.numbers, work.positions, cell=work.cell, pbc=work.pbc)
     _wrap(copy)
-    return replace(frame, positions=copy.positions)
+    return frame._replace(positions=copy.positions)
 
 
 def _wrap(atoms: Atoms) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from ase import Atoms
 
-from atomml.datasets.frame import Frame, pack_frames
+from atomml.datasets.frame import Frame
+from atomml.datasets.packing import pack_frames
 from atomml.datasets.store import FrameStore
 from atomml.simulate.md_config import default_timestep
 from atomml.simulate.sampling_calculators import calculator_identity
@@ -160,9 +160,8 @@ def _geometry(store: FrameStore, row: int) -> Frame:
     tags: Mapping[str, Any] = store.tags_of(row)
     part = store.atoms_of(row)
     fixed = None if store.fixed is None else np.array(store.fixed[part])
-    return replace(
-        frame, energy=float("nan"), forces=None, stress=None, id=store.ids[row], tags=tags, fixed=fixed
-    )
+    geometry: Frame = frame._replace(energy=float("nan"), forces=None, stress=None)
+    return geometry._replace(id=store.ids[row], tags=tags, fixed=fixed)
 
 
 def plain(atoms: Atoms) -> Atoms:

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -22,7 +23,8 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from atomml.datasets.frame import Frame, Skipped, pack_frames
+from atomml.datasets.frame import Frame, Skipped
+from atomml.datasets.packing import pack_frames
 from atomml.datasets.store import FrameStore
 from atomml.errors import ConfigError, SimulationError, UnsupportedError
 from atomml.simulate.sampling_calculators import AnyCalculator, calculator_name, make_calculator
@@ -231,7 +233,13 @@ def _result(future: Future[None], unit: Unit) -> None:
 
 
 def _compute(unit: Any) -> None:
-    unit.compute().save(unit.folder, overwrite=True)
+    with warnings.catch_warnings():
+        # scipy's own estimate of the error of a matrix logarithm near the unit matrix, 1e-13, and pymatgen's
+        # remark about the constraint that holds the centre of mass
+        warnings.filterwarnings("ignore", message="logm result may be inaccurate")
+        warnings.filterwarnings("ignore", message="Only FixAtoms and FixCartesian")
+        store = unit.compute()
+    store.save(unit.folder, overwrite=True)
 
 
 @contextmanager

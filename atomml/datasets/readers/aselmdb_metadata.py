@@ -6,7 +6,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class RowMetadata:
             for name, column in self.columns.items()
             if name != "natoms" and name not in frame.tags
         }
-        return replace(frame, tags={**frame.tags, **own})
+        return frame._replace(tags={**frame.tags, **own})
 
 
 def metadata_of(file: Path, suffix: str, count: Callable[[Path], int]) -> RowMetadata:

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from atomml.datasets.frame import Frame, Skipped, Tag, check_frame, merge_skipped, pack_frames
+from atomml.datasets.frame import Frame, Skipped, Tag, check_frame
 from atomml.datasets.labels import LABELS, LabelKeys, to_energy, to_forces, to_stress
+from atomml.datasets.packing import merge_skipped, pack_frames
 from atomml.datasets.readers.reader import PIECE_FRAMES, UNITS
 from atomml.datasets.statistics import formulas, stress_sign_test
 from atomml.datasets.store import FrameStore, concatenate

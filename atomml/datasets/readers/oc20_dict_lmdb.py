@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from atomml.config import Config
-from atomml.datasets.frame import Frame, pack_frames
+from atomml.datasets.frame import Frame
 from atomml.datasets.labels import KNOWN_KEYS, LabelKeys
+from atomml.datasets.packing import pack_frames
 from atomml.datasets.readers.labelled import Geometry, labelled_frame, new_info, note_unread, scalar_tags
 from atomml.datasets.readers.oc20_common import part_of
 from atomml.datasets.readers.oc20_shards import (

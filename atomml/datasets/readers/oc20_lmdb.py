@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from atomml.datasets.frame import pack_frames
+from atomml.datasets.packing import pack_frames
 from atomml.datasets.readers.oc20_common import files_of, info_of, parse_frame_name, part_of, with_suffix
 from atomml.datasets.readers.oc20_record import RecordOptions, Tally, frame_of_record
 from atomml.datasets.readers.oc20_shards import (

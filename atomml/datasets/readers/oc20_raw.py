@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from atomml.datasets.frame import Frame, Skipped, Tag, check_frame, pack_frames
+from atomml.datasets.frame import Frame, Skipped, Tag, check_frame
+from atomml.datasets.packing import pack_frames
 from atomml.datasets.readers.oc20_common import (
     LEVEL_OF_THEORY,
     LICENCE,

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from atomml.datasets.frame import EXAMPLES
 from atomml.datasets.labels import LABELS, LENGTH_UNITS
+from atomml.datasets.packing import EXAMPLES
 from atomml.datasets.readers.parquet_columns import Problems
 from atomml.datasets.readers.parquet_labels import LabelColumns, read_labels
 from atomml.datasets.readers.parquet_schema import Roles

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from atomml.datasets.frame import tag_column
+from atomml.datasets.packing import tag_column
 from atomml.datasets.readers.ase_tags import LONGEST_TEXT, MOST_TAGS
 from atomml.datasets.readers.parquet_columns import is_text
 from atomml.datasets.safe.bounded import parse_json

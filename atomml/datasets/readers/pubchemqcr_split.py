@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from atomml.datasets.frame import merge_skipped
+from atomml.datasets.packing import merge_skipped
 from atomml.datasets.readers.pubchemqcr_record import MOLECULE_OF_OTHER_ATOMS
 from atomml.datasets.safe.bounded import parse_json
 from atomml.datasets.splits import Split

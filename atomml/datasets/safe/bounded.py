@@ -15,6 +15,14 @@ import orjson
 
 from atomml.errors import DataError
 
+fast_zlib: Any = zlib
+try:
+    from isal import isal_zlib
+
+    fast_zlib = isal_zlib  # rows of databases are inflated twice as fast
+except ImportError:  # no wheel for this platform
+    pass
+
 __all__ = ["gzip_decompress", "open_compressed", "parse_json", "zlib_decompress"]
 
 CHUNK = 1 << 16  # bytes of input handed over at once; more than the limit is inflated by no more than this
@@ -49,10 +57,10 @@ def zlib_decompress(data: bytes, *, limit: int, where: str) -> bytes:
     Raises:
         DataError: truncated, damaged, followed by other bytes, or larger than ``limit``.
     """
-    stream = zlib.decompressobj()
+    stream = fast_zlib.decompressobj()
     try:
-        out = stream.decompress(data, limit + 1)
-    except zlib.error as error:
+        out: bytes = stream.decompress(data, limit + 1)
+    except fast_zlib.error as error:
         raise _damaged("zlib", error, where) from None
     if len(out) > limit:
         raise _too_much(limit, where)
