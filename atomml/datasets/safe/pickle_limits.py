@@ -13,7 +13,8 @@ class PickleLimits:
 
     Attributes:
         n_bytes: size of the pickle.
-        n_opcodes: instructions in it. Each can make an object of up to a hundred bytes.
+        n_opcodes: instructions in it, each of which can make an object of up to a hundred bytes. A pickle of
+            plain values may have eight times as many, if so many are no lists or dicts.
         n_calls: objects that it builds from a name (tensors, arrays, `Data`).
         n_values: values of the result, those that occur twice counted twice.
         depth: levels of nesting.

@@ -72,7 +72,7 @@ def load_pickle(
     if allow not in ALLOWED:
         raise ValueError(f"allow must be one of {', '.join(ALLOWED)}")
     limits, table = limits or PickleLimits(), ALLOWED[allow]
-    if len(data) > min(limits.n_bytes, limits.n_opcodes) or not is_plain(data):
+    if _needs_scan(data, limits):
         scan(data, where=where, allowed=table, limits=limits)
     try:
         return Values(limits, len(data)).value(_Inert(_source(data), table).load())
@@ -82,6 +82,14 @@ def load_pickle(
         scan(data, where=where, allowed=table, limits=limits)  # says more, if it was not needed before
         reason = f"{type(error).__name__}: {error}"[:200]
         raise DataError(f"the pickle is damaged: {reason!a}", where=where, fix="get the file again") from None
+
+
+def _needs_scan(data: bytes, limits: PickleLimits) -> bool:
+    """Whether a pickle may make anything but plain values, or more of them than the limits allow for sure."""
+    if len(data) > min(limits.n_bytes, 8 * limits.n_opcodes):
+        return True
+    most_containers = data.count(b"}") + data.count(b"]")
+    return most_containers > limits.n_opcodes or not is_plain(data)
 
 
 def _source(data: bytes) -> Any:
