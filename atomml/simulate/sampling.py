@@ -16,6 +16,7 @@ from ase.io.extxyz import write_extxyz
 from atomml.config import load_config
 from atomml.datasets.packing import merge_skipped
 from atomml.datasets.store import UNITS, FrameStore
+from atomml.datasets.store_files import read_header
 from atomml.datasets.store_writer import write_parts
 from atomml.errors import ConfigError, DataError
 from atomml.files import replace_file
@@ -144,8 +145,8 @@ def _work(units: Sequence[Any], label: str, workers: int, progress: bool) -> Non
 
 
 def _pools(units: Sequence[Any], *, sampled: bool) -> list[Pool]:
-    stores = [FrameStore.open(unit.folder) for unit in units]
-    return [Pool(u.name, s, s.info["record"], sampled) for u, s in zip(units, stores, strict=True)]
+    records = [read_header(unit.folder)["info"]["record"] for unit in units]
+    return [Pool(u.name, u.folder, r, sampled) for u, r in zip(units, records, strict=True)]
 
 
 def _relax(
@@ -158,9 +159,9 @@ def _relax(
     _work(units, "relaxation", workers, progress)
     pools = _pools(units, sampled=False)
     ready = [
-        replace(start, atoms=plain(pool.store[0]))
+        replace(start, atoms=plain(pool.frames()[0]))
         for start, pool in zip(starts, pools, strict=True)
-        if len(pool.store)
+        if pool.record["status"] != "failed"
     ]
     if not ready:
         raise DataError(
@@ -197,7 +198,7 @@ class _Stores:
         self.units = units
 
     def __iter__(self) -> Iterator[FrameStore]:
-        return (FrameStore.open(unit.folder) for unit in self.units)
+        return (FrameStore.open(unit.folder, verify=False) for unit in self.units)
 
 
 def _label(
@@ -206,32 +207,32 @@ def _label(
     """The labelled frames, and how one of their stresses compares with the energy."""
     units = label_units(config, pools, choice, folder / "labels")
     _work(units, "labels", workers, progress)
-    skipped = merge_skipped([store.info.get("skipped", {}) for store in _Stores(units)])
-    frames = sum(len(store) for store in _Stores(units))
+    headers = [read_header(unit.folder) for unit in units]
+    skipped = merge_skipped([header["info"].get("skipped", {}) for header in headers])
+    frames = sum(header["frames"] for header in headers)
     if frames == 0:
         raise DataError(
             "No frame could be labelled.",
             where="; ".join(f"{entry['frames']} × {reason}" for reason, entry in skipped.items()),
             fix="try labels.calculator on one of the structures by hand",
         )
-    write_parts(_Stores(units), _info(config, units, frames, skipped), folder / FRAMES, overwrite=True)
+    info = _info(config, headers, frames, skipped)
+    write_parts(_Stores(units), info, folder / FRAMES, overwrite=True)
     store = FrameStore.open(folder / FRAMES)
     extxyz = folder / "frames.extxyz"
     extxyz.unlink(missing_ok=True)
     if config.labels.extxyz:
         _write_extxyz(store, extxyz)
-    return store, FrameStore.open(units[0].folder).info["stress_check"]
+    return store, headers[0]["info"]["stress_check"]
 
 
 def _info(
-    config: SampleConfig, units: Sequence[LabelUnit], frames: int, skipped: Mapping[str, Any]
+    config: SampleConfig, headers: Sequence[Mapping[str, Any]], frames: int, skipped: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What the header of the data says about its origin; nothing that differs between equal runs."""
     labeller = config.labels.calculator or config.calculator
-    counts: dict[str, int] = dict.fromkeys(("energy", "forces", "stress"), 0)
-    for store in _Stores(units):
-        for name, number in store.label_counts().items():
-            counts[name] += number
+    names = ("energy", "forces", "stress")
+    counts = {name: sum(header["labels"][name] for header in headers) for name in names}
     info: dict[str, Any] = {
         "source": "atomml data sample",
         "units": dict(UNITS),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from atomml.datasets.frame import Frame
@@ -89,8 +87,3 @@ def farthest_points(
 def _squares(points: ndarray, center: ndarray) -> ndarray:
     difference = points - center
     return np.asarray(np.einsum("ij,ij->i", difference, difference))
-
-
-def elements_of(frames: Iterable[Frame]) -> Int64[ndarray, " elements"]:
-    """Atomic numbers that occur, ascending."""
-    return np.array(sorted({int(z) for f in frames for z in np.unique(f.numbers)}), dtype=np.int64)

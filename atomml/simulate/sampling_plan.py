@@ -144,7 +144,7 @@ def label_units(config: SampleConfig, pools: Sequence[Pool], choice: Choice, fol
     for first in range(0, len(choice.rows), config.labels.batch):
         rows = choice.rows[first : first + config.labels.batch]
         frames = pack_frames(
-            [_geometry(pools[k].store, row) for k, row in rows], {}, where="the chosen frames"
+            [_geometry(pools[k].frames(), row) for k, row in rows], {}, where="the chosen frames"
         )
         tags = [frames.tags_of(i) for i in range(len(frames))]
         fixed = np.zeros(0) if frames.fixed is None else frames.fixed

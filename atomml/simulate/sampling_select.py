@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,30 +13,33 @@ import numpy as np
 from atomml.datasets.store import FrameStore
 from atomml.shapes import Int64, ndarray
 from atomml.simulate.sampling_config import SelectionConfig
-from atomml.simulate.sampling_fingerprint import (
-    elements_of,
-    farthest_points,
-    radial_fingerprint,
-    relative_scale,
-)
+from atomml.simulate.sampling_fingerprint import farthest_points, radial_fingerprint, relative_scale
 
 __all__ = ["Choice", "Pool", "choose_frames", "frames_of_run", "spacing_of_run"]
 
+Composition = tuple[tuple[int, ...], tuple[int, ...]]
+
 
 class Pool(NamedTuple):
-    """The recorded frames of one unit.
+    """The recorded frames of one unit; thousands of them cannot be open at once.
 
     Attributes:
         name: of the unit.
-        store: its frames.
+        source: its frames, or the folder they are in.
         record: see `Outcome`.
         sampled: whether it is a trajectory, not a relaxed structure.
     """
 
     name: str
-    store: FrameStore
+    source: FrameStore | Path
     record: Mapping[str, Any]
     sampled: bool
+
+    def frames(self) -> FrameStore:
+        """The frames, opened anew."""
+        if isinstance(self.source, FrameStore):
+            return self.source
+        return FrameStore.open(self.source, verify=False)
 
 
 class Choice(NamedTuple):
@@ -51,15 +55,17 @@ def spacing_of_run(record: Mapping[str, Any], config: SelectionConfig) -> float:
     return max(independent, config.min_spacing) if config.correlation_times > 0 else config.min_spacing
 
 
-def frames_of_run(pool: Pool, config: SelectionConfig) -> tuple[Int64[ndarray, " rows"], int]:
+def frames_of_run(
+    store: FrameStore, record: Mapping[str, Any], config: SelectionConfig
+) -> tuple[Int64[ndarray, " rows"], int]:
     """Rows of a trajectory inside the limits of force and far enough apart, in order of time.
 
     Returns:
         the rows, and how many frames were within the limits.
     """
-    time, fmax = np.asarray(pool.store.tags["time_fs"]), np.asarray(pool.store.tags["fmax"])
+    time, fmax = np.asarray(store.tags["time_fs"]), np.asarray(store.tags["fmax"])
     inside = np.flatnonzero((fmax >= config.fmax_min) & (fmax <= (config.fmax_max or np.inf)))
-    spacing = spacing_of_run(pool.record, config)
+    spacing = spacing_of_run(record, config)
     chosen: list[int] = []
     for row in inside:
         if not chosen or time[row] - time[chosen[-1]] >= spacing * (1 - 1e-9):
@@ -78,17 +84,22 @@ def choose_frames(pools: Sequence[Pool], config: SelectionConfig) -> Choice:
     frames farthest from the earlier ones of their composition are kept, over all compositions.
     """
     counts: Counter[str] = Counter(recorded=0, within_force_limits=0, decorrelated=0, different=0, chosen=0)
-    candidates, always = list[tuple[int, int]](), list[tuple[int, int]]()
+    groups: dict[Composition, list[tuple[int, int, ndarray]]] = defaultdict(list)
+    always: list[tuple[int, int]] = []
     for k, pool in enumerate(pools):
-        if not len(pool.store):
+        store = pool.frames()
+        if not len(store):
             continue
         if not pool.sampled:
             always.append((k, 0))
             continue
-        rows, inside = frames_of_run(pool, config)
-        counts.update(recorded=len(pool.store), within_force_limits=inside, decorrelated=len(rows))
-        candidates += [(k, int(row)) for row in rows]
-    ranked = _ranked(pools, candidates, config)
+        rows, inside = frames_of_run(store, pool.record, config)
+        counts.update(recorded=len(store), within_force_limits=inside, decorrelated=len(rows))
+        for row in rows.tolist():
+            elements, ratio = _composition(store, row)
+            point = radial_fingerprint(store.frame(row), np.array(elements), config.fingerprint_cutoff)
+            groups[elements, ratio].append((k, row, point))
+    ranked = _ranked(list(groups.values()), config)
     counts["different"] = len(ranked)
     if config.max_frames is not None:
         ranked = ranked[: config.max_frames]
@@ -98,25 +109,20 @@ def choose_frames(pools: Sequence[Pool], config: SelectionConfig) -> Choice:
 
 
 def _ranked(
-    pools: Sequence[Pool], candidates: Sequence[tuple[int, int]], config: SelectionConfig
+    groups: Sequence[Sequence[tuple[int, int, ndarray]]], config: SelectionConfig
 ) -> list[tuple[int, int]]:
-    """Candidates without near-duplicates, most different first."""
-    groups: dict[tuple[Any, ...], list[tuple[int, int]]] = defaultdict(list)
-    for k, row in candidates:
-        groups[_composition(pools[k].store, row)].append((k, row))
+    """(pool, row) without near-duplicates within a group, most different first."""
     ranked: list[tuple[float, tuple[int, int]]] = []
-    for members in groups.values():
-        frames = [pools[k].store.frame(row) for k, row in members]
-        elements = elements_of(frames)
-        points = np.stack([radial_fingerprint(f, elements, config.fingerprint_cutoff) for f in frames])
+    for members in groups:
+        points = np.stack([point for _, _, point in members])
         least = config.min_difference * relative_scale(points)
-        order, distance = farthest_points(points, most=config.max_frames, least_distance=least)
-        ranked += [(-float(d), members[int(i)]) for i, d in zip(order, distance, strict=True)]
+        order, distance = farthest_points(points, least_distance=least)
+        ranked += [(-float(d), members[int(i)][:2]) for i, d in zip(order, distance, strict=True)]
     return [member for _, member in sorted(ranked, key=lambda entry: entry[0])]
 
 
-def _composition(store: FrameStore, row: int) -> tuple[Any, ...]:
-    """Elements and their ratio: a repeated cell has the composition of the single one."""
+def _composition(store: FrameStore, row: int) -> Composition:
+    """Elements, ascending, and their ratio: a repeated cell has the composition of the single one."""
     elements, counts = np.unique(store.numbers[store.atoms_of(row)], return_counts=True)
     divisor = math.gcd(*counts.tolist())
-    return (*elements.tolist(), *(counts // divisor).tolist())
+    return tuple(elements.tolist()), tuple((counts // divisor).tolist())
