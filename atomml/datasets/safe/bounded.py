@@ -145,7 +145,7 @@ class _Inflated(io.RawIOBase):
         self._left, self._limit, self._where = limit, limit, where
         self._stream: _Decompressor = start()
         self._input = b""
-        self._begun = self._done = False
+        self._done = False
         self.name, self.mode = where, "rb"  # a BinaryIO has both
 
     def readable(self) -> bool:
