@@ -283,6 +283,13 @@ def test_a_changed_mixture_is_named(finished, change, message):
         train(configured(settings), resume=True, quiet=True)
 
 
+def test_the_files_of_a_set_may_have_moved(finished, tmp_path, other_file):
+    settings, result = finished
+    (tmp_path / "moved.xyz").write_bytes(other_file.read_bytes())
+    train(configured(changed(settings, "other", train=str(tmp_path / "moved.xyz"))), resume=True, quiet=True)
+    assert epochs_of(result.run_dir)[-1]["epoch"] == 4
+
+
 def test_two_processes_give_the_loss_of_one(two, tmp_path):
     common = {"dtype": "float64", "epochs": 2, "log_every": 1}
     settings = two | {"data": two["data"] | {"epoch_size": 16, "sampling_temperature": 2.0}}
