@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from ase.io.extxyz import write_extxyz
@@ -27,7 +27,7 @@ from atomml.simulate.sampling_plan import label_units, plain, relax_units, run_u
 from atomml.simulate.sampling_report import write_report
 from atomml.simulate.sampling_select import Choice, Pool, choose_frames
 from atomml.simulate.sampling_structures import Start, make_starts
-from atomml.simulate.sampling_units import LabelUnit, run_units
+from atomml.simulate.sampling_units import LabelUnit, Workers
 
 __all__ = ["SampleResult", "load_sample_config", "run_sampling"]
 
@@ -94,12 +94,14 @@ def run_sampling(
     config = _located(config, Path(base))
     folder = _open_folder(config, resume=resume, overwrite=overwrite)
     starts = make_starts(config, Path(base))
-    ready, relaxed = _relax(config, starts.kept, folder, workers, progress)
-    runs = _run(config, ready, folder, workers, progress)
-    pools = [*relaxed, *runs] if config.selection.relaxed else runs
-    choice = choose_frames(pools, config.selection)
-    _refuse_nothing(choice, relaxed, runs)
-    store, check = _label(config, pools, choice, folder, workers, progress)
+    with Workers(workers) as processes:
+        job = _Job(config, folder, processes, progress)
+        ready, relaxed = _relax(job, starts.kept)
+        runs = _run(job, ready)
+        pools = [*relaxed, *runs] if config.selection.relaxed else runs
+        choice = choose_frames(pools, config.selection)
+        _refuse_nothing(choice, runs)
+        store, check = _label(job, pools, choice)
     summary = write_report(folder, config, starts, relaxed, runs, choice, store, check)
     return SampleResult(store, summary, folder)
 
@@ -137,11 +139,20 @@ def _open_folder(config: SampleConfig, *, resume: bool, overwrite: bool) -> Path
     return folder
 
 
-def _work(units: Sequence[Any], label: str, workers: int, progress: bool) -> None:
-    with progress_bar(len(units), label, show=progress) as advance:
-        advance(sum(unit.done() for unit in units))
-        for _ in run_units(units, workers):
-            advance(1)
+class _Job(NamedTuple):
+    """What all steps of a run need."""
+
+    config: SampleConfig
+    folder: Path
+    workers: Workers
+    progress: bool
+
+    def work(self, units: Sequence[Any], label: str) -> None:
+        """Compute the units that are not done."""
+        with progress_bar(len(units), label, show=self.progress) as advance:
+            advance(sum(unit.done() for unit in units))
+            for _ in self.workers.run(units):
+                advance(1)
 
 
 def _pools(units: Sequence[Any], *, sampled: bool) -> list[Pool]:
@@ -149,14 +160,12 @@ def _pools(units: Sequence[Any], *, sampled: bool) -> list[Pool]:
     return [Pool(u.name, u.folder, r, sampled) for u, r in zip(units, records, strict=True)]
 
 
-def _relax(
-    config: SampleConfig, starts: Sequence[Start], folder: Path, workers: int, progress: bool
-) -> tuple[list[Start], list[Pool]]:
+def _relax(job: _Job, starts: Sequence[Start]) -> tuple[list[Start], list[Pool]]:
     """The cells that runs start from, and the relaxations."""
-    if config.relax.steps == 0:
+    if job.config.relax.steps == 0:
         return list(starts), []
-    units = relax_units(config, starts, folder / "relaxed")
-    _work(units, "relaxation", workers, progress)
+    units = relax_units(job.config, starts, job.folder / "relaxed")
+    job.work(units, "relaxation")
     pools = _pools(units, sampled=False)
     ready = [
         replace(start, atoms=plain(pool.frames()[0]))
@@ -172,15 +181,13 @@ def _relax(
     return ready, pools
 
 
-def _run(
-    config: SampleConfig, starts: Sequence[Start], folder: Path, workers: int, progress: bool
-) -> list[Pool]:
-    units = run_units_of(config, starts, folder / "trajectories")
-    _work(units, "dynamics", workers, progress)
+def _run(job: _Job, starts: Sequence[Start]) -> list[Pool]:
+    units = run_units_of(job.config, starts, job.folder / "trajectories")
+    job.work(units, "dynamics")
     return _pools(units, sampled=True)
 
 
-def _refuse_nothing(choice: Choice, relaxed: Sequence[Pool], runs: Sequence[Pool]) -> None:
+def _refuse_nothing(choice: Choice, runs: Sequence[Pool]) -> None:
     if choice.counts["chosen"] == 0:
         lost = [p for p in runs if p.record["status"] != "done"]
         why = f"{lost[0].name}: {lost[0].record['reason']}" if lost else f"counts {choice.counts}"
@@ -201,12 +208,11 @@ class _Stores:
         return (FrameStore.open(unit.folder, verify=False) for unit in self.units)
 
 
-def _label(
-    config: SampleConfig, pools: Sequence[Pool], choice: Choice, folder: Path, workers: int, progress: bool
-) -> tuple[FrameStore, dict[str, Any]]:
+def _label(job: _Job, pools: Sequence[Pool], choice: Choice) -> tuple[FrameStore, dict[str, Any]]:
     """The labelled frames, and how one of their stresses compares with the energy."""
+    config, folder = job.config, job.folder
     units = label_units(config, pools, choice, folder / "labels")
-    _work(units, "labels", workers, progress)
+    job.work(units, "labels")
     headers = [read_header(unit.folder) for unit in units]
     skipped = merge_skipped([header["info"].get("skipped", {}) for header in headers])
     frames = sum(header["frames"] for header in headers)

@@ -33,7 +33,7 @@ from atomml.simulate.sampling_dynamics import Outcome, frame_of_atoms, relax_sta
 from atomml.simulate.sampling_stress import stress_check
 from atomml.simulate.sampling_structures import random_stream
 
-__all__ = ["LabelUnit", "RelaxUnit", "RunUnit", "Unit", "digest_of", "run_units"]
+__all__ = ["LabelUnit", "RelaxUnit", "RunUnit", "Unit", "Workers", "digest_of"]
 
 FORMAT = 1  # changes when the same settings give other numbers
 
@@ -185,38 +185,59 @@ def _packed(unit: Unit, outcome: Outcome) -> FrameStore:
     return pack_frames(outcome.frames, info, where=unit.name)
 
 
-def run_units(units: Sequence[Any], workers: int) -> Iterator[Any]:
-    """Compute and save the units that are not done; yields each when it is.
+class Workers:
+    """Computes units and saves them: in this process with one thread, or in several of one thread each.
 
-    With one worker it is this process that computes, with one thread; else as many processes.
+    A context manager: the processes live as long as it, so that they load a model once.
 
-    Raises:
-        AtommlError: what a unit refuses (an unknown element, a missing package).
-        SimulationError: a process died.
+    Args:
+        number: of processes; 1: this one.
     """
-    todo = [unit for unit in units if not unit.done()]
-    if workers <= 1 or len(todo) < 2:
-        with _one_thread():
-            for unit in todo:
-                _compute(unit)
-                yield unit
-        return
-    # a forked process would inherit the threads of torch
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(todo)), context, _prepare_worker, (os.getpid(),))
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def run(self, units: Sequence[Any]) -> Iterator[Any]:
+        """The units that were not done, each when it is.
+
+        Raises:
+            AtommlError: what a unit refuses (an unknown element, a missing package).
+            SimulationError: a process died.
+        """
+        todo = [unit for unit in units if not unit.done()]
+        if self.number <= 1 or (len(todo) < 2 and self._pool is None):
+            with _one_thread():
+                for unit in todo:
+                    _compute(unit)
+                    yield unit
+            return
+        if self._pool is None:
+            # a forked process would inherit the threads of torch
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.number, context, _prepare_worker, (os.getpid(),))
+        yield from _distributed(self._pool, todo, 2 * self.number)
+
+
+def _distributed(pool: ProcessPoolExecutor, todo: Sequence[Any], ahead: int) -> Iterator[Any]:
     waiting, running = list(reversed(todo)), dict[Future[None], Any]()
-    try:
-        while waiting or running:
-            while waiting and len(running) < 2 * workers:
-                unit = waiting.pop()
-                running[pool.submit(_compute, unit)] = unit
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                unit = running.pop(future)
-                _result(future, unit)
-                yield unit
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    while waiting or running:
+        while waiting and len(running) < ahead:
+            unit = waiting.pop()
+            running[pool.submit(_compute, unit)] = unit
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            unit = running.pop(future)
+            _result(future, unit)
+            yield unit
 
 
 def _result(future: Future[None], unit: Unit) -> None:

@@ -44,6 +44,13 @@ SETTINGS = {
 }
 
 
+ONE = {  # a relaxation, two runs
+    "substitution": {"species": []},
+    "strain": {"runs": 1},
+    "dynamics": {"temperatures": [300, 900], "sampling": 160},
+}
+
+
 def merged(base, changes):
     out = dict(base)
     for key, value in changes.items():
@@ -67,10 +74,16 @@ def sample(base, tmp_path, monkeypatch):
     monkeypatch.setattr(sampling_figure, "draw_sampling", lambda *arguments: None)  # slow, and seen elsewhere
 
     def run(name="run", changes=None, **options):
-        data = merged(SETTINGS, {"run_dir": str(tmp_path / name), **(changes or {})})
+        data = merged(merged(SETTINGS, ONE), {"run_dir": str(tmp_path / name), **(changes or {})})
         return run_sampling(SampleConfig.model_validate(data), base=base, **options)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def reference(base, tmp_path_factory):
+    data = merged(merged(SETTINGS, ONE), {"run_dir": str(tmp_path_factory.mktemp("reference") / "run")})
+    return run_sampling(SampleConfig.model_validate(data), base=base)
 
 
 @pytest.fixture(scope="module")
@@ -164,17 +177,14 @@ def test_correlation_time_is_that_of_every_step(finished):
     assert {run["sampled_steps"] for run in finished.summary["runs"]} == {60}
 
 
-def test_the_same_seed_gives_the_same_frames_and_another_does_not(sample, finished):
-    assert sample().store.fingerprint() == finished.store.fingerprint()
-    assert sample("other", {"seed": 8}).store.fingerprint() != finished.store.fingerprint()
+def test_the_same_seed_gives_the_same_frames_and_another_does_not(sample, reference):
+    assert sample().store.fingerprint() == reference.store.fingerprint()
+    assert sample("other", {"seed": 8}).store.fingerprint() != reference.store.fingerprint()
 
 
-def test_two_processes_give_the_same_frames_and_bytes(sample, finished):
-    result = sample(
-        changes={"labels": {"extxyz": True, "licence": "CC0", "level_of_theory": "EMT, ASE"}}, workers=2
-    )
-    assert result.store.fingerprint() == finished.store.fingerprint()
-    for file in sorted((finished.folder / "frames").iterdir()):
+def test_two_processes_give_the_same_frames_and_bytes(sample, reference):
+    result = sample(workers=2)
+    for file in sorted((reference.folder / "frames").iterdir()):
         assert (result.folder / "frames" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
@@ -182,8 +192,8 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing in the package catches it."""
 
 
-@pytest.mark.parametrize("at", [1, 3, 7, 12])
-def test_a_run_killed_in_a_unit_goes_on_to_the_same_frames(sample, finished, monkeypatch, at):
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_a_run_killed_in_a_unit_goes_on_to_the_same_frames(sample, reference, monkeypatch, at):
     compute, calls = sampling_units._compute, []
 
     def mortal(unit):
@@ -200,7 +210,7 @@ def test_a_run_killed_in_a_unit_goes_on_to_the_same_frames(sample, finished, mon
     with pytest.raises(ConfigError, match="has a run in it"):
         sample()
     result = sample(resume=True)
-    assert result.store.fingerprint() == finished.store.fingerprint()
+    assert result.store.fingerprint() == reference.store.fingerprint()
     assert len(calls) == 1 + len({unit.folder for unit in calls})
     assert not list(result.folder.rglob("*.tmp"))
 
@@ -213,12 +223,12 @@ def test_other_selection_and_more_temperatures_reuse_what_is_done(sample, monkey
     assert all(name.startswith("labels") for name in names)
     names.clear()
     result = sample(resume=True)
-    assert sum(name.endswith(("_0", "_1")) for name in names if "900K" in name) == 4
+    assert sum(name.endswith(("_0", "_1")) for name in names if "900K" in name) == 1
     assert not any("300K" in name or name.endswith("start") for name in names)
     assert set(result.store.tags["T"]) == {0.0, 300.0, 900.0}
     names.clear()
     sample(changes={"dynamics": {"friction": 0.03}}, resume=True)
-    assert sum("K_" in name for name in names) == 8  # all trajectories anew
+    assert sum("K_" in name for name in names) == 2  # all trajectories anew
 
 
 def test_at_most_so_many_frames_and_limits_of_force(sample):
@@ -232,24 +242,24 @@ def test_at_most_so_many_frames_and_limits_of_force(sample):
     assert result.summary["counts"]["within_force_limits"] < result.summary["counts"]["recorded"]
 
 
-EXPLODING = {"dynamics": {"timestep": 60.0, "sampling": 6000, "interval": 60, "temperatures": [300, 3000]}}
-
-
 def test_exploded_runs_are_recorded_and_not_labelled(sample):
-    changes = {**EXPLODING, "explosion": {"max_force": 5.0}}
-    with pytest.raises(DataError, match="exploded or failed"):
-        sample(changes=changes)
-    result = sample("kept", {**changes, "explosion": {"max_force": 5.0, "keep_before": True, "margin": 60.0}})
-    lost = [run for run in result.summary["runs"] if run["status"] == "exploded"]
-    assert lost
-    for run in lost:
-        assert any(word in run["reason"] for word in ("force on", "temperature", "apart", "not finite"))
-        times = result.store.tags["time_fs"][np.asarray(result.store.tags["traj"]) == run["name"]]
-        assert np.all(times < run["time_fs"] - 60.0)
+    hot = {"dynamics": {"temperatures": [100, 900], "sampling": 800}}
+    result = sample(changes={**hot, "explosion": {"max_force": 2.0}})
+    cold, lost = result.summary["runs"]
+    assert (cold["status"], lost["status"]) == ("done", "exploded")
+    assert "the force on Cu" in lost["reason"]
+    assert lost["frames"] == lost["sampled_steps"] == 0
+    assert set(result.store.tags["T"]) == {0.0, 100.0}
     report = (result.folder / "report.md").read_text()
     assert "## Runs that did not end" in report
-    assert lost[0]["reason"] in report
+    assert lost["reason"] in report
     assert any("exploded" in warning for warning in result.summary["warnings"])
+    keep = {"max_force": 2.0, "keep_before": True, "margin": 12.0}
+    result = sample("kept", {**hot, "explosion": keep})
+    lost = result.summary["runs"][1]
+    times = result.store.tags["time_fs"][np.asarray(result.store.tags["T"]) == 900.0]
+    assert lost["frames"] == len(times)
+    assert np.all(times < lost["time_fs"] - 12.0)
 
 
 def test_a_start_with_overlapping_atoms_is_left_out(sample, tmp_path):
@@ -288,7 +298,8 @@ def test_labels_of_a_calculator_with_the_wrong_stress_sign_are_pointed_out(sampl
             return Flipped()
         """,
     )
-    result = sample(changes={"labels": {"calculator": {"kind": "import", "target": "flipped_stress:make"}}})
+    labels = {"labels": {"calculator": {"kind": "import", "target": "flipped_stress:make"}}}
+    result = sample(changes={**labels, "strain": {"runs": 3, "isotropic": [-0.04, 0.05]}})
     assert result.summary["stress_check"]["verdict"] == "opposite sign"
     assert result.summary["stress_sign"]["verdict"] == "pressure"
     assert any("not the derivative of the energy" in w for w in result.summary["warnings"])
@@ -359,7 +370,7 @@ def test_npt_and_nose_hoover_run(sample):
     npt = {"ensemble": "npt", "temperatures": [300]}
     result = sample("npt", {"dynamics": npt, "selection": {"min_difference": 0.0}})
     volumes = {round(float(np.linalg.det(c)), 3) for c in result.store.cell}
-    assert len(volumes) > 10
+    assert len(volumes) == len(result.store) > 4
     sample("chain", {"dynamics": {"thermostat": "nose-hoover", "temperatures": [300]}})
 
 
@@ -391,21 +402,21 @@ def test_run_folders_are_not_mixed_up(sample, tmp_path):
     again = sample("two", {"dynamics": {"temperatures": [900]}}, overwrite=True)
     assert set(again.store.tags["T"]) == {0.0, 900.0}
     assert first.folder == again.folder
-    assert len(list((again.folder / "trajectories").iterdir())) == 4
+    assert len(list((again.folder / "trajectories").iterdir())) == 1
 
 
 DEMO = {
     "calculator": {"kind": "atomml"},
-    "structures": {"prototypes": ["rocksalt"]},
+    "structures": {"files": [], "prototypes": ["rocksalt"]},
     "substitution": {"species": [["F", "Cl"]]},
-    "cell": {"min_length": 4.0, "min_atoms": 4, "max_atoms": 8},
-    "relax": {"steps": 3},
+    "cell": {"min_length": 0.0, "min_atoms": 4, "max_atoms": 4},
+    "relax": {"steps": 2},
     "strain": {"runs": 1},
     "dynamics": {
         "temperatures": [2100],
         "timestep": 2.0,
         "equilibration": 20,
-        "sampling": 60,
+        "sampling": 40,
         "interval": 10,
     },
 }
@@ -428,7 +439,13 @@ def test_the_bundled_model_runs_halides_at_2100_kelvin(sample):
 
 def test_elements_that_the_model_does_not_know_stop_the_run(sample):
     with pytest.raises(UnsupportedError, match="does not know O"):
-        sample(changes={**DEMO, "structures": {"prototypes": ["li3ox_antiperovskite"]}})
+        sample(
+            changes={
+                **DEMO,
+                "structures": {"files": [], "prototypes": ["li3ox_antiperovskite"]},
+                "cell": {"max_atoms": 5},
+            }
+        )
 
 
 def test_chgnet_labels_are_those_of_its_own_calculator(sample):
