@@ -64,7 +64,7 @@ def _all(path: Path, reader: Reader) -> Callable[[], FrameStore]:
 def _aselmdb(frames: list[Any], folder: Path, order: list[int]) -> list[Access]:
     from ase.db import connect
 
-    from atomml.datasets.readers.aselmdb import READER
+    from atomml.datasets.readers.aselmdb.reader import READER
 
     path = folder / "frames.aselmdb"
     with connect(path, type="aselmdb") as database:
@@ -90,7 +90,7 @@ def _legacy(store: FrameStore, folder: Path) -> list[Access]:
     import torch
     from torch_geometric.data import Data
 
-    from atomml.datasets.readers.oc20_lmdb import READER
+    from atomml.datasets.readers.oc20.lmdb_shards import READER
 
     count = min(LEGACY_FRAMES, len(store))
     path = folder / "frames.lmdb"

@@ -14,7 +14,7 @@ CASES = {
     "oc20/aselmdb": ("aselmdb", {}, 375, 32350, (375, 375, 0)),
     "oc20/traj/*.traj": ("ase", {}, 1106, 66909, (1106, 1106, 0)),
     "format_fixtures/matsciml_lips.lmdb": ("dict-lmdb", {}, 200, 16600, (200, 200, 0)),
-    "format_fixtures/spice2-1000_429_md_0-1.hdf5": ("mlip_hdf5", {}, 2, 26, (2, 2, 0)),
+    "format_fixtures/spice2-1000_429_md_0-1.hdf5": ("mlip-hdf5", {}, 2, 26, (2, 2, 0)),
     "format_fixtures/sevennet_hfo2.extxyz": ("ase", {}, 2, 24, (2, 2, 2)),
     "format_fixtures/Cu-ACE-21_Cu_df2_1k.extxyz": ("ase", {}, 1000, 11309, (1000, 1000, 0)),
     "mlearn/Ge/training.json": ("mlearn", {}, 228, 14072, (228, 228, 228)),
@@ -44,7 +44,7 @@ SLOW = {
 def test_fixture_converts(shared_data, tmp_path, name):
     reader, options, frames, atoms, labels = (CASES | SLOW)[name]
     paths = sorted(shared_data.glob(name))
-    if reader == "mlip_hdf5":
+    if reader == "mlip-hdf5":
         pytest.importorskip("h5py")
     store = convert(paths, tmp_path / "out", options=options).store
     assert store.info["reader"] == reader

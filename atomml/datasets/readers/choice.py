@@ -21,44 +21,34 @@ Paths = str | Path | Sequence[str | Path]
 
 def all_readers() -> tuple[Reader, ...]:
     """Every reader there is, the most specific first; imported here, so that nothing is at import."""
-    from atomml.datasets.readers import (
-        ase_any,
-        aselmdb,
-        crystals_csv,
-        crystals_csv_files,
-        deepmd,
-        hdf5_configurations,
-        hdf5_molecules,
-        matpes,
-        mlearn,
-        mptrj,
-        n2p2,
-        oc20_dict_lmdb,
-        oc20_lmdb,
-        oc20_raw,
-        parquet,
-        pubchemqcr,
-    )
+    from atomml.datasets.readers import ase_any, deepmd, dict_lmdb, n2p2
+    from atomml.datasets.readers.aselmdb import reader as aselmdb
+    from atomml.datasets.readers.crystals import cif_files, csv_files
+    from atomml.datasets.readers.documents import matpes, mlearn, mptrj
+    from atomml.datasets.readers.hdf5 import configurations, molecules
+    from atomml.datasets.readers.oc20 import lmdb_shards, raw
+    from atomml.datasets.readers.parquet import reader as parquet
+    from atomml.datasets.readers.pubchemqcr import reader as pubchemqcr
 
     return (
-        oc20_raw.READER,
+        raw.READER,
         pubchemqcr.READER,
-        oc20_lmdb.READER,
-        oc20_dict_lmdb.READER,
-        oc20_lmdb.PICKLE_READER,
+        lmdb_shards.READER,
+        dict_lmdb.READER,
+        lmdb_shards.PICKLE_READER,
         aselmdb.READER,
         parquet.READER,
         mptrj.READER,
         matpes.READER,
         mlearn.READER,
         mlearn.ALIGNN_READER,
-        hdf5_molecules.SPICE_READER,
-        hdf5_configurations.MACE_READER,
-        hdf5_configurations.MLIP_READER,
+        molecules.SPICE_READER,
+        configurations.MACE_READER,
+        configurations.MLIP_READER,
         deepmd.READER,
         n2p2.READER,
-        crystals_csv.READER,
-        crystals_csv_files.READER,
+        csv_files.READER,
+        cif_files.READER,
         ase_any.READER,
     )
 

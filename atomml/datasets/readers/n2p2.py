@@ -13,6 +13,7 @@ import numpy as np
 from atomml.config import Config
 from atomml.datasets.frame import Frame, Tag
 from atomml.datasets.labels import LabelKeys
+from atomml.datasets.readers.documents.structures import element_numbers
 from atomml.datasets.readers.labelled import (
     Geometry,
     convert_records,
@@ -21,7 +22,6 @@ from atomml.datasets.readers.labelled import (
     note_unread,
     pack_in_batches,
 )
-from atomml.datasets.readers.pymatgen_json import element_numbers
 from atomml.datasets.readers.reader import PIECE_FRAMES, Piece, Reader
 from atomml.datasets.store import FrameStore
 from atomml.errors import DataError

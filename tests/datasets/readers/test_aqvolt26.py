@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from atomml.datasets import load_frames
-from atomml.datasets.conditions import rows_where
-from atomml.datasets.readers.aqvolt26 import (
+from atomml.datasets.aqvolt26 import (
     EvaluationProtocol,
     dataset_facts,
     evaluation_conditions,
     evaluation_parts,
     with_max_force,
 )
+from atomml.datasets.conditions import rows_where
 from atomml.errors import DataError
 from tests.conftest import ROOT
 

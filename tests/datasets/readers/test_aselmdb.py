@@ -11,7 +11,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixCartesian, FixedLine
 
 from atomml.datasets.readers import Piece, read_frames
-from atomml.datasets.readers.aselmdb import READER, AseLmdbOptions
+from atomml.datasets.readers.aselmdb.reader import READER, AseLmdbOptions
 from atomml.errors import DataError
 
 lmdb = pytest.importorskip("lmdb")
@@ -175,7 +175,7 @@ def test_a_stress_that_contradicts_the_volume_is_refused(tmp_path):
     sides = np.linspace(9.5, 10.5, 120)
     rows = [row(cell=array(a * np.eye(3)), stress=[10.0 - a] * 3 + [0.0] * 3) for a in sides]
     path = write(tmp_path / "a.aselmdb", rows)
-    with pytest.raises(DataError, match="correlation -1.00"):
+    with pytest.raises(DataError, match=r"correlation -1\.00"):
         read(path)
     assert read(path, stress_sign="pressure").stress[0, 0, 0] == pytest.approx(-0.5)
     assert len(read(path, check_stress_sign=False)) == 120
@@ -342,7 +342,7 @@ def test_too_many_different_keys_are_refused_and_can_be_chosen(tmp_path):
 
 
 def test_folders_are_read_in_the_order_of_names_and_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr("atomml.datasets.readers.aselmdb.PIECE_FRAMES", 2)
+    monkeypatch.setattr("atomml.datasets.readers.aselmdb.reader.PIECE_FRAMES", 2)
     (tmp_path / "val").mkdir()
     write(tmp_path / "data.0001.aselmdb", [row(energy=3.0)])
     write(tmp_path / "data.0000.aselmdb", [row(energy=float(k)) for k in range(3)])
@@ -449,7 +449,7 @@ def test_archives_are_read_in_their_order(tmp_path, content, name, mode):
 
 
 def test_pieces_of_an_archive_can_be_read_in_any_order(tmp_path, content, monkeypatch):
-    monkeypatch.setattr("atomml.datasets.readers.aselmdb.PIECE_FRAMES", 2)
+    monkeypatch.setattr("atomml.datasets.readers.aselmdb.reader.PIECE_FRAMES", 2)
     path = tar_of(tmp_path / "x.tar.gz", [(f"{c}.aselmdb", content[c]) for c in "bac"])
     options = AseLmdbOptions()
     pieces = READER.pieces([path], options)

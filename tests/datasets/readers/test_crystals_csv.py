@@ -14,10 +14,11 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
 from atomml.datasets.lattice import lattice_parameters, wrap_fractional
-from atomml.datasets.readers import crystals_csv, read_frames
-from atomml.datasets.readers.crystals_csv import READER
-from atomml.datasets.readers.crystals_csv_cif import parse_cif
-from atomml.datasets.readers.crystals_csv_files import READER as CIF_READER
+from atomml.datasets.readers import read_frames
+from atomml.datasets.readers.crystals import csv_files
+from atomml.datasets.readers.crystals.cif_files import READER as CIF_READER
+from atomml.datasets.readers.crystals.cif_text import parse_cif
+from atomml.datasets.readers.crystals.csv_files import READER
 from atomml.errors import AtommlError, DataError
 
 FILES = {
@@ -244,7 +245,7 @@ def test_unusable_crystals_are_named_or_skipped_and_counted(tmp_path, what):
 @pytest.mark.parametrize("name", ["s.csv", "s.csv.gz"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_pieces_join_to_the_whole_file(tmp_path, monkeypatch, name, newline):
-    monkeypatch.setattr(crystals_csv, "PIECE_FRAMES", 3)
+    monkeypatch.setattr(csv_files, "PIECE_FRAMES", 3)
     rows = [{"cif": str(CifWriter(skewed(seed=k))), "material_id": f'a "{k}"\n, b', "T": k} for k in range(8)]
     path = write_csv(tmp_path / name, rows, newline)
     made = READER.pieces([path], READER.options())

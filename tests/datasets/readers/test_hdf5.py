@@ -3,9 +3,10 @@ import pytest
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from atomml.datasets.readers import hdf5_configurations, hdf5_molecules, hdf5_safe, read_frames
-from atomml.datasets.readers.hdf5_configurations import MACE_READER, MLIP_READER
-from atomml.datasets.readers.hdf5_molecules import SPICE_READER
+from atomml.datasets.readers import read_frames
+from atomml.datasets.readers.hdf5 import configurations, molecules, safe
+from atomml.datasets.readers.hdf5.configurations import MACE_READER, MLIP_READER
+from atomml.datasets.readers.hdf5.molecules import SPICE_READER
 from atomml.errors import DataError, UnsupportedError
 from tests.datasets.readers.halides import KBAR, assert_same, halides
 
@@ -98,7 +99,7 @@ def test_pieces_of_spice_are_whole_molecules(tmp_path, monkeypatch):
     groups = {f"m{k}": molecules(7)[:k] for k in range(1, 7)}
     path = write_spice(tmp_path / "s.hdf5", groups)
     whole = read_frames(path, SPICE_READER)
-    monkeypatch.setattr(hdf5_molecules, "PIECE_FRAMES", 5)
+    monkeypatch.setattr(molecules, "PIECE_FRAMES", 5)
     cut = SPICE_READER.pieces([path], SPICE_READER.options())
     assert [(p.start, p.stop, p.first) for p in cut] == [(0, 3, 0), (3, 5, 6), (5, 6, 15)]
     assert read_frames(path, SPICE_READER).fingerprint() == whole.fingerprint()
@@ -149,7 +150,7 @@ def write_mace(path, frames, *, batch=0, old=False, virial=False, mode="w", **we
 @pytest.mark.parametrize("virial", [True, False])
 def test_a_shard_of_mace_comes_back(tmp_path, old, virial):
     path = write_mace(tmp_path / "train_0.h5", halides(12), old=old, virial=virial)
-    assert recognised_by(path) == ["mace_hdf5"]
+    assert recognised_by(path) == ["mace-hdf5"]
     store = read_frames(path, MACE_READER)
     assert_same(store, halides(12))  # config_10 comes after config_9
     assert store.tags_of(0) == {"config_type": "md", "head": "Default", "weight": 1.0}
@@ -165,7 +166,7 @@ def test_molecules_and_batches_of_mace(tmp_path, monkeypatch):
     store = read_frames(path, MACE_READER)
     np.testing.assert_array_equal(store.energy, [a.get_potential_energy() for a in frames])
     assert store.pbc.any(axis=1).tolist() == [False] * 2 + [True] * 9
-    monkeypatch.setattr(hdf5_configurations, "PIECE_FRAMES", 2)
+    monkeypatch.setattr(configurations, "PIECE_FRAMES", 2)
     cut = MACE_READER.pieces([path], MACE_READER.options())
     assert [(p.member, p.start, p.stop, p.first) for p in cut][:3] == [
         ("config_batch_0", 0, 2, 0),
@@ -220,7 +221,7 @@ def test_a_missing_structure_is_named(tmp_path):
 
 def test_the_published_groups_are_read_exactly(shared_data):
     path = shared_data / "format_fixtures/spice2-1000_429_md_0-1.hdf5"
-    assert recognised_by(path) == ["mlip_hdf5"]
+    assert recognised_by(path) == ["mlip-hdf5"]
     store = read_frames(path, MLIP_READER)
     with h5py.File(path) as file:
         assert list(store.ids) == list(file) == ["spice2-1000_429_md_0", "spice2-1000_429_md_1"]
@@ -262,7 +263,7 @@ def test_the_layout_of_mlip_comes_back(tmp_path, monkeypatch):
     assert_same(store, halides(9))
     assert store.tags_of(3) == {"source": "md"}
     assert store.info["not_read"] == {"extras": 9}
-    monkeypatch.setattr(hdf5_configurations, "PIECE_FRAMES", 4)
+    monkeypatch.setattr(configurations, "PIECE_FRAMES", 4)
     assert [p.first for p in MLIP_READER.pieces([path], MLIP_READER.options())] == [0, 4, 8]
     again = read_frames(path, MLIP_READER)
     assert again.fingerprint() == store.fingerprint()
@@ -341,7 +342,7 @@ def test_filters_that_are_not_of_hdf5_itself_are_refused(tmp_path, monkeypatch):
         replaced(file["entry_0"], "forces", forces, compression="gzip", shuffle=True, fletcher32=True)
         replaced(file["entry_1"], "forces", file["entry_1/forces"][()], compression="lzf")
     assert_same(read_frames(path, MLIP_READER), halides(2))
-    monkeypatch.setattr(hdf5_safe, "FILTERS", {1, 2, 3})
+    monkeypatch.setattr(safe, "FILTERS", {1, 2, 3})
     with pytest.raises(DataError, match="filter 32000"):
         read_frames(path, MLIP_READER)
 

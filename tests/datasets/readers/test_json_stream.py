@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atomml.datasets.readers import json_files, json_stream
-from atomml.datasets.readers.json_files import json_pieces
-from atomml.datasets.readers.json_stream import documents
+from atomml.datasets.readers.documents import files as json_files
+from atomml.datasets.readers.documents import stream as json_stream
+from atomml.datasets.readers.documents.files import json_pieces
+from atomml.datasets.readers.documents.stream import documents
 from atomml.errors import DataError
 
 DOCUMENTS = [{"a": 'x"]}\\', "b": [1, {"c": []}]}, {'q"': "\\\\", "é{": "[["}, {}]
@@ -176,13 +177,14 @@ def many():
     return b"[" + b", ".join([one] * count) + b"]", count
 
 
-def test_scanning_is_faster_than_a_disk(many):
+def test_scanning_is_faster_than_parsing(many):
     text, count = many
-    started = time.perf_counter()
+    started = time.process_time()
     total = sum(1 for _ in documents(io.BytesIO(text).read, level=1, container="[", where="file"))
-    seconds = time.perf_counter() - started
+    scanned = time.process_time()
+    json.loads(text)
     assert total == count
-    assert len(text) / seconds > 50e6  # 350e6 on an idle core
+    assert scanned - started < time.process_time() - scanned
 
 
 def test_scanning_takes_constant_memory(many):

@@ -9,8 +9,10 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from pymatgen.core import Structure
 
 from atomml.datasets import isolated_atoms, rows_where
-from atomml.datasets.readers import json_files, mptrj, read_frames
-from atomml.datasets.readers.matpes import READER, matpes_split
+from atomml.datasets.readers import read_frames
+from atomml.datasets.readers.documents import files as json_files
+from atomml.datasets.readers.documents import mptrj
+from atomml.datasets.readers.documents.matpes import READER, matpes_split
 from atomml.datasets.statistics import stress_sign_test
 from atomml.errors import ConfigError, DataError
 from tests.datasets.readers.halides import KBAR, assert_same, halides, pymatgen_dict

@@ -7,8 +7,9 @@ from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from pymatgen.core import Structure
 
 from atomml.datasets import read_ase
-from atomml.datasets.readers import matpes, read_frames
-from atomml.datasets.readers.mlearn import ALIGNN_READER, READER
+from atomml.datasets.readers import read_frames
+from atomml.datasets.readers.documents import matpes
+from atomml.datasets.readers.documents.mlearn import ALIGNN_READER, READER
 from atomml.datasets.statistics import stress_sign_test
 from atomml.errors import DataError
 from tests.datasets.readers.halides import KBAR, assert_same, halides, pymatgen_dict

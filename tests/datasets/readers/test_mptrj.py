@@ -4,8 +4,10 @@ import json
 import numpy as np
 import pytest
 
-from atomml.datasets.readers import json_files, matpes, read_frames
-from atomml.datasets.readers.mptrj import READER
+from atomml.datasets.readers import read_frames
+from atomml.datasets.readers.documents import files as json_files
+from atomml.datasets.readers.documents import matpes
+from atomml.datasets.readers.documents.mptrj import READER
 from atomml.errors import ConfigError, DataError
 from tests.datasets.readers.halides import KBAR, assert_same, halides, pymatgen_dict
 

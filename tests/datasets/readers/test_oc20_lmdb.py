@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from atomml.datasets.readers import read_frames
-from atomml.datasets.readers.oc20_dict_lmdb import READER as DICTS
-from atomml.datasets.readers.oc20_lmdb import PICKLE_READER, READER
+from atomml.datasets.readers.dict_lmdb import READER as DICTS
+from atomml.datasets.readers.oc20.lmdb_shards import PICKLE_READER, READER
 from atomml.errors import ConfigError, DataError
 
 from .oc20_files import legacy, modern, record, write_lmdb
@@ -144,7 +144,7 @@ def test_shards_are_joined_in_the_order_of_their_names(tmp_path):
 
 
 def test_pieces_are_ranges_of_records(tmp_path, monkeypatch):
-    monkeypatch.setattr("atomml.datasets.readers.oc20_shards.PIECE_FRAMES", 4)
+    monkeypatch.setattr("atomml.datasets.readers.oc20.shards.PIECE_FRAMES", 4)
     path = shard(tmp_path / "data.lmdb", [record(k) for k in range(10)], length=pickle.dumps(9))
     options = READER.options()
     pieces = READER.pieces([path], options)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from atomml.datasets import load_frames
 from atomml.datasets.readers import read_frames
-from atomml.datasets.readers.oc20_extxyz import parse_block, text_blocks
-from atomml.datasets.readers.oc20_raw import READER
+from atomml.datasets.readers.oc20.extxyz import parse_block, text_blocks
+from atomml.datasets.readers.oc20.raw import READER
 from atomml.errors import AtommlError, DataError
 
 HEADER = (

@@ -9,16 +9,16 @@ import pytest
 from ase.data import chemical_symbols
 
 from atomml.datasets.readers import read_frames
-from atomml.datasets.readers.oc20_common import part_of
-from atomml.datasets.readers.oc20_lmdb import PICKLE_READER, READER
-from atomml.datasets.readers.oc20_reference import (
+from atomml.datasets.readers.oc20.common import part_of
+from atomml.datasets.readers.oc20.lmdb_shards import PICKLE_READER, READER
+from atomml.datasets.readers.oc20.reference import (
     NORMALISERS,
     gas_reference,
     linear_references,
     load_linear_reference,
     subtract_linear_reference,
 )
-from atomml.datasets.readers.oc20_systems import load_mapping, load_references, official_split
+from atomml.datasets.readers.oc20.systems import load_mapping, load_references, official_split
 from atomml.errors import DataError
 
 from .oc20_files import modern, record, write_lmdb

@@ -8,7 +8,7 @@ from pymatgen.core import Lattice, Structure
 
 from atomml.datasets import load_frames
 from atomml.datasets.readers import read_frames
-from atomml.datasets.readers.parquet import READER, ParquetOptions
+from atomml.datasets.readers.parquet.reader import READER, ParquetOptions
 from atomml.errors import ConfigError, DataError
 from tests.conftest import ROOT
 
@@ -544,7 +544,7 @@ def test_numbers_of_single_precision_and_large_lists_are_read(tmp_path, halides)
 
 
 def test_large_files_are_read_by_row_group_and_small_groups_together(tmp_path, halides, monkeypatch):
-    monkeypatch.setattr("atomml.datasets.readers.parquet.PIECE_FRAMES", 20)
+    monkeypatch.setattr("atomml.datasets.readers.parquet.reader.PIECE_FRAMES", 20)
     path = write(tmp_path / "a.parquet", colabfit(halides), row_group_size=8)
     pieces = READER.pieces([path], ParquetOptions(**STATED))
     assert [(p.start, p.stop, p.first) for p in pieces] == [(0, 2, 0), (2, 4, 16), (4, 6, 32)]

@@ -9,12 +9,12 @@ from ase import units
 from ase.data import atomic_numbers
 
 from atomml.datasets.readers import read_frames
-from atomml.datasets.readers.pubchemqcr import MOLECULES, READER, PubChemQCROptions, valid_cids
-from atomml.datasets.readers.pubchemqcr_labels import (
+from atomml.datasets.readers.pubchemqcr.labels import (
     ATOM_ENERGIES,
     paper_energy_labels,
     pubchemqcr_references,
 )
+from atomml.datasets.readers.pubchemqcr.reader import MOLECULES, READER, PubChemQCROptions, valid_cids
 from atomml.datasets.store import concatenate
 from atomml.errors import ConfigError, DataError
 from tests.datasets.readers.pubchemqcr_files import (

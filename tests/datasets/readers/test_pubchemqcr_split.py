@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from atomml.datasets.readers import read_frames
-from atomml.datasets.readers.pubchemqcr import READER, valid_cids
-from atomml.datasets.readers.pubchemqcr_split import pubchemqcr_split, save_cids, split_from_cids
+from atomml.datasets.readers.pubchemqcr.reader import READER, valid_cids
+from atomml.datasets.readers.pubchemqcr.split import pubchemqcr_split, save_cids, split_from_cids
 from atomml.datasets.splits import Split
 from atomml.datasets.store import FrameStore
 from atomml.errors import DataError

@@ -1,0 +1,1 @@
+"""ASE-LMDB databases (`.aselmdb`), folders and archives of them."""

@@ -1,0 +1,1 @@
+"""HDF5 in the layouts of SPICE, MACE and mlip, opened with care."""

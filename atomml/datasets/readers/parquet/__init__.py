@@ -1,0 +1,1 @@
+"""Parquet files with one structure per row, whose columns are found at run time."""
