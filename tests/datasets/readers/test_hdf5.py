@@ -4,7 +4,8 @@ from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from atomml.datasets.readers import read_frames
-from atomml.datasets.readers.hdf5 import configurations, molecules, safe
+from atomml.datasets.readers.hdf5 import configurations, safe
+from atomml.datasets.readers.hdf5 import molecules as spice
 from atomml.datasets.readers.hdf5.configurations import MACE_READER, MLIP_READER
 from atomml.datasets.readers.hdf5.molecules import SPICE_READER
 from atomml.errors import DataError, UnsupportedError
@@ -99,7 +100,7 @@ def test_pieces_of_spice_are_whole_molecules(tmp_path, monkeypatch):
     groups = {f"m{k}": molecules(7)[:k] for k in range(1, 7)}
     path = write_spice(tmp_path / "s.hdf5", groups)
     whole = read_frames(path, SPICE_READER)
-    monkeypatch.setattr(molecules, "PIECE_FRAMES", 5)
+    monkeypatch.setattr(spice, "PIECE_FRAMES", 5)
     cut = SPICE_READER.pieces([path], SPICE_READER.options())
     assert [(p.start, p.stop, p.first) for p in cut] == [(0, 3, 0), (3, 5, 6), (5, 6, 15)]
     assert read_frames(path, SPICE_READER).fingerprint() == whole.fingerprint()
