@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -10,6 +11,10 @@ from torch_geometric.data import Batch, Data
 
 from atomml.datasets import GraphDataset
 from atomml.datasets.mixture_graphs import MixtureGraphs
+
+ALIGNMENT = 64  # bytes; of every tensor in a block
+Layout = list[tuple[str, torch.dtype, tuple[int, ...], int]]
+Flat = tuple[type[Data], Layout, torch.Tensor]
 
 __all__ = ["greedy_batches", "join", "stream_batches"]
 
@@ -74,14 +79,37 @@ def stream_batches(
         for rows in steps:
             yield join([dataset.shared(i) for i in rows]).to(device) if len(rows) else None
         return
-    loader: DataLoader[Data] = DataLoader(
+    loader: DataLoader[Flat] = DataLoader(
         dataset,
         batch_sampler=[list(rows) for rows in steps if len(rows)],
-        collate_fn=join,
+        collate_fn=_flat,
         num_workers=workers,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # the loader must not draw from the generator of the model
     )
     loaded = iter(loader)
     for rows in steps:
-        yield next(loaded).to(device, non_blocking=True) if len(rows) else None
+        yield _unflat(next(loaded)).to(device, non_blocking=True) if len(rows) else None
+
+
+def _flat(graphs: Sequence[Data]) -> Flat:
+    """A batch as one block of bytes: handing over a tensor between processes costs as much as building one."""
+    batch = join(graphs)
+    layout: Layout = []
+    blocks, end = [], 0
+    for key, value in batch.to_dict().items():
+        raw = value.contiguous().reshape(-1).view(torch.uint8)
+        layout.append((key, value.dtype, tuple(value.shape), end))
+        padding = -len(raw) % ALIGNMENT
+        blocks += [raw, raw.new_zeros(padding)]
+        end += len(raw) + padding
+    return type(graphs[0]), layout, torch.cat(blocks)
+
+
+def _unflat(flat: Flat) -> Batch:
+    kind, layout, block = flat
+    batch = Batch(_base_cls=kind)
+    for key, dtype, shape, start in layout:
+        size = math.prod(shape) * dtype.itemsize
+        batch[key] = block[start : start + size].view(dtype).reshape(shape)
+    return batch
