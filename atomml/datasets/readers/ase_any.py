@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from atomml.config import Config
 from atomml.datasets.ase_files import read_ase, read_part, require_labels
-from atomml.datasets.labels import LabelKeys
+from atomml.datasets.readers.label_options import LabelOptions
 from atomml.datasets.readers.reader import PIECE_FRAMES, Piece, Reader
 from atomml.datasets.store import FrameStore
 from atomml.errors import DataError
@@ -19,33 +18,15 @@ __all__ = ["READER", "AseOptions", "check_info"]
 LARGE = 32 * 2**20  # bytes of a file that is read in parts
 
 
-class AseOptions(Config):
+class AseOptions(LabelOptions):
     """Files that ASE reads: extended XYZ, trajectories, databases, VASP output, CIF and others."""
 
-    energy_key: str | None = None
-    """Name of the energy; found by itself when not given. Likewise the next two."""
-    forces_key: str | None = None
-    """Name of the forces."""
-    stress_key: str | None = None
-    """Name of the stress, or of a virial."""
-    energy_unit: Literal["eV", "Hartree", "Ry", "kcal/mol", "kJ/mol"] = "eV"
-    """Unit of the energies; forces are in it per ``length_unit``."""
-    length_unit: Literal["Ang", "Bohr", "nm"] = "Ang"
-    """Unit of positions and cells."""
-    stress_unit: Literal["eV/A^3", "GPa", "kbar"] = "eV/A^3"
-    """Unit of the stress."""
-    stress_sign: Literal["ase", "pressure"] = "ase"
-    """``ase``: σ = (1/V) ∂E/∂ε; ``pressure``: the opposite sign, as VASP prints it."""
     index: str = ":"
     """Which frames, as in ASE: ``:`` all, ``::10`` every tenth."""
     format: str | None = None
     """ASE's name of the file format, if the suffix does not tell."""
     require_energy: bool = True
     """Refuse files in which no frame has an energy."""
-
-    def keys(self) -> LabelKeys:
-        """Keys, units and sign."""
-        return LabelKeys(**{name: getattr(self, name) for name in LabelKeys.__dataclass_fields__})
 
 
 def _recognises(path: Path) -> bool:

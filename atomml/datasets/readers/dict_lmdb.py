@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from atomml.config import Config
 from atomml.datasets.frame import Frame
 from atomml.datasets.labels import KNOWN_KEYS, LabelKeys
 from atomml.datasets.packing import pack_frames
+from atomml.datasets.readers.label_options import LabelOptions
 from atomml.datasets.readers.labelled import Geometry, labelled_frame, new_info, note_unread, scalar_tags
 from atomml.datasets.readers.oc20.common import part_of
 from atomml.datasets.readers.oc20.shards import (
@@ -26,34 +26,9 @@ from atomml.datasets.safe.lmdb_file import open_lmdb
 from atomml.datasets.store import FrameStore
 from atomml.errors import DataError
 
-__all__ = ["READER", "DictOptions"]
+__all__ = ["READER"]
 
 GEOMETRY = ("pos", "cell", "pbc", "atomic_numbers")
-
-
-class DictOptions(Config):
-    """Keys, units and sign of the labels."""
-
-    energy_key: str | None = None
-    """Of the total energy; looked for under the usual names (``energy``, ``total_energy``) if not stated."""
-
-    forces_key: str | None = None
-    """Of the forces; ``force`` or ``forces`` if not stated."""
-
-    stress_key: str | None = None
-    """Of the stress, or of the virial W = −V σ where the key has "virial" in it."""
-
-    energy_unit: Literal["eV", "Hartree", "Ry", "kcal/mol", "kJ/mol"] = "eV"
-    """Forces are in this per length unit."""
-
-    length_unit: Literal["Ang", "Bohr", "nm"] = "Ang"
-    """Of positions and cell."""
-
-    stress_unit: Literal["eV/A^3", "GPa", "kbar"] = "eV/A^3"
-    """Of the stress."""
-
-    stress_sign: Literal["ase", "pressure"] = "ase"
-    """``ase``: σ = (1/V) ∂E/∂ε; ``pressure``: its negative, as VASP prints it."""
 
 
 def _recognises(path: Path) -> bool:
@@ -65,13 +40,13 @@ def _recognises(path: Path) -> bool:
     return all(key.encode() in value for key in ("pos", "atomic_numbers"))
 
 
-def _pieces(paths: Sequence[Path], options: DictOptions) -> list[Piece]:
+def _pieces(paths: Sequence[Path], options: LabelOptions) -> list[Piece]:
     return shard_pieces(paths)
 
 
-def _read(piece: Piece, options: DictOptions) -> FrameStore:
+def _read(piece: Piece, options: LabelOptions) -> FrameStore:
     path, shard = piece.path, shard_of(piece.path)
-    keys = LabelKeys(**options.model_dump())
+    keys = options.keys()
     chosen: dict[str, str | None] = {}
     info: dict[str, Any] = new_info(path.name, {}, stated=options.model_dump())
     part = part_of(path)
@@ -150,7 +125,7 @@ def _used(keys: Iterable[str | None]) -> list[str]:
 READER = Reader(
     name="dict-lmdb",
     about="LMDB files of pickled dictionaries of tensors (matsciml, nequip)",
-    options=DictOptions,
+    options=LabelOptions,
     recognises=_recognises,
     pieces=_pieces,
     read=_read,
