@@ -153,7 +153,9 @@ def _shared(
     atoms: Atoms, group_of: Mapping[str, list[str]], sources: Sequence[str], rng: np.random.Generator
 ) -> tuple[Int64[ndarray, " atoms"], str]:
     """Numbers with the sites of one element shared by two of its set, and the other elements replaced at random."""
-    shared = sources[int(rng.integers(len(sources)))]
+    # by number of sites: two sites can be shared in one way only
+    share = np.array([np.sum(atoms.symbols == s) for s in sources], dtype=np.float64)
+    shared = sources[int(rng.choice(len(sources), p=share / share.sum()))]
     numbers, texts = np.array(atoms.numbers), []
     for source, group in group_of.items():
         sites = np.flatnonzero(atoms.symbols == source)

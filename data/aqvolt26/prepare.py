@@ -54,7 +54,7 @@ def recipe(scale: float, *, demo: bool) -> dict[str, Any]:
     usable = TIERS[:2] if demo else TIERS
     fitting = [tier for tier in usable if structures_of(tier) <= wanted]
     prototypes, species = tier = fitting[-1] if fitting else TIERS[0]
-    several = [p for p in prototypes if p in METAL_SET or p == "wurtzite"]  # more than one site to share
+    several = [p for p in prototypes if p in METAL_SET]  # wurtzite can share its two sites too, in a few ways
     mixed = math.floor(max(wanted - structures_of(tier), 0) / len(several)) if tier is usable[-1] else 0
     return {
         "structures": {"prototypes": prototypes},
