@@ -36,10 +36,11 @@ class Access:
         return time.perf_counter() - start
 
 
-def data_cases(store: FrameStore, folder: Path, seed: int = 0) -> list[Access]:
+def data_cases(store: FrameStore, folder: Path, database: Path | None = None, seed: int = 0) -> list[Access]:
     """Write ``store`` to ``folder`` in every format, and the accesses to measure.
 
-    ASE's database backend (``ase-db-backends``) is left out where it is not installed.
+    ``database`` is an ``.aselmdb`` file with the same frames, if there is one. ASE's database backend
+    (``ase-db-backends``) is left out where it is not installed.
     """
     order = np.random.default_rng(seed).permutation(len(store)).tolist()
     native = FrameStore.open(store.save(folder / "native"))
@@ -53,7 +54,7 @@ def data_cases(store: FrameStore, folder: Path, seed: int = 0) -> list[Access]:
         *_legacy(store, folder),
     ]
     if installed("ase_db_backends"):
-        cases += _aselmdb(frames, folder, order)
+        cases += _aselmdb(database or _write_aselmdb(frames, folder / "frames.aselmdb"), order)
     return cases
 
 
@@ -61,24 +62,31 @@ def _all(path: Path, reader: Reader) -> Callable[[], FrameStore]:
     return lambda: read_frames(path, reader)
 
 
-def _aselmdb(frames: list[Any], folder: Path, order: list[int]) -> list[Access]:
+def _write_aselmdb(frames: list[Any], path: Path) -> Path:
     from ase.db import connect
 
-    from atomml.datasets.readers.aselmdb.reader import READER
-
-    path = folder / "frames.aselmdb"
     with connect(path, type="aselmdb") as database:
         for atoms in frames:
             database.write(atoms)
+    return path
+
+
+def _aselmdb(path: Path, order: list[int]) -> list[Access]:
+    from ase.db import connect
+
+    from atomml.datasets.readers.aselmdb.reader import READER, iterate_rows
+
     opened = connect(path, type="aselmdb", readonly=True)
+    ids = [opened.ids[i] for i in order]
 
     def theirs() -> None:
-        for i in order:
-            opened._get_row(i + 1).toatoms()
+        for i in ids:
+            opened._get_row(i).toatoms()
 
     return [
-        Access("ase-db-backends, random rows", len(frames), theirs),
-        Access("atomml, aselmdb", len(frames), _all(path, READER)),
+        Access("ase-db-backends, random rows", len(ids), theirs),
+        Access("atomml, aselmdb rows", len(ids), lambda: list(iterate_rows(path))),
+        Access("atomml, aselmdb into a store", len(ids), _all(path, READER)),
     ]
 
 

@@ -21,7 +21,7 @@ SAMPLE = Path(__file__).parents[1] / "assets" / "li_halide.extxyz.gz"
 COMPARED = (
     ("ASE, extxyz in sequence", "native store, random frames"),
     ("ase-db-backends, random rows", "native store, random frames"),
-    ("ase-db-backends, random rows", "atomml, aselmdb"),
+    ("ase-db-backends, random rows", "atomml, aselmdb rows"),
 )
 
 
@@ -42,7 +42,8 @@ def measure_data(
     say("writing the formats")
     store = load_frames(source or SAMPLE)
     with tempfile.TemporaryDirectory(prefix="atomml-bench-") as folder:
-        cases = data_cases(store, Path(folder))
+        database = source if source is not None and source.suffix == ".aselmdb" else None
+        cases = data_cases(store, Path(folder), database)
         runs = interleave(cases, rounds=rounds, slot=slot, progress=lambda k: say(f"round {k} of {rounds}"))
     seconds = {case.name: runs[case.name] / case.frames for case in cases}
     pairs = [(a, b) for a, b in COMPARED if a in seconds and b in seconds]

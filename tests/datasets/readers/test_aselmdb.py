@@ -11,7 +11,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixCartesian, FixedLine
 
 from atomml.datasets.readers import Piece, read_frames
-from atomml.datasets.readers.aselmdb.reader import READER, AseLmdbOptions
+from atomml.datasets.readers.aselmdb.reader import READER, AseLmdbOptions, iterate_rows
 from atomml.errors import DataError
 
 lmdb = pytest.importorskip("lmdb")
@@ -536,3 +536,14 @@ def test_licence_and_level_of_theory_go_into_info(tmp_path):
     stated = read(path, licence="CC-BY-4.0", level_of_theory="PBE").info
     assert (stated["licence"], stated["level_of_theory"]) == ("CC-BY-4.0", "PBE")
     assert "licence" not in read(path).info
+
+
+def test_rows_without_a_store_are_the_frames_of_the_store(tmp_path):
+    path = write(tmp_path / "a.aselmdb", [row(energy=float(k)) for k in range(3)])
+    store = read(path)
+    frames = list(iterate_rows(path))
+    assert [f.energy for f in frames] == store.energy.tolist() == [0.0, 1.0, 2.0]
+    assert [f.id for f in frames] == list(store.ids)
+    broken = write(tmp_path / "b.aselmdb", [row(energy=float("nan"))])
+    with pytest.raises(DataError, match="NaN"):
+        list(iterate_rows(broken))

@@ -11,7 +11,7 @@ import orjson
 
 from atomml.config import Config
 from atomml.datasets.aqvolt26 import dataset_facts
-from atomml.datasets.frame import Frame, Skipped
+from atomml.datasets.frame import Frame, Skipped, check_frame
 from atomml.datasets.labels import LabelKeys
 from atomml.datasets.packing import pack_frames
 from atomml.datasets.readers.aselmdb.account import RowAccount, RowRules
@@ -25,7 +25,7 @@ from atomml.datasets.safe.lmdb_file import LmdbFile, open_lmdb
 from atomml.datasets.store import FrameStore
 from atomml.errors import DataError
 
-__all__ = ["READER", "AseLmdbOptions", "row_ids"]
+__all__ = ["READER", "AseLmdbOptions", "iterate_rows", "row_ids"]
 
 SUFFIX = ".aselmdb"
 RESERVED = (b"nextid", b"deleted_ids", b"metadata")
@@ -161,6 +161,22 @@ def _read(piece: Piece, options: AseLmdbOptions) -> FrameStore:
         check_stress_sign(store, options.stress_sign, str(piece))
     store.info.update(_info(lmdb, piece, len(ids), options, account))
     return store
+
+
+def iterate_rows(path: Path, **options: Any) -> Iterator[Frame]:
+    """The rows of one file as checked frames, one after another, without a store.
+
+    Args:
+        path: an ``.aselmdb`` file.
+        **options: see `AseLmdbOptions`.
+
+    Raises:
+        DataError: a row that cannot be used.
+    """
+    lmdb = open_lmdb(path)
+    ids = row_ids(lmdb, str(path))
+    frames = _frames(lmdb, Piece(path), ids, NO_OFFSET, AseLmdbOptions(**options), RowAccount())
+    return (check_frame(f, f"{path}, {f.id}") for f in frames if isinstance(f, Frame))
 
 
 def _info(
