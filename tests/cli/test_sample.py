@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import typer
@@ -50,6 +47,14 @@ def file(tmp_path):
     path = tmp_path / "sample.yaml"
     path.write_text(yaml.safe_dump({"run_dir": str(tmp_path / "run"), **SETTINGS}))
     return path
+
+
+@pytest.fixture(autouse=True)
+def _no_figure(monkeypatch):
+    """Slow, and seen elsewhere."""
+    from atomml.simulate import sampling_figure
+
+    monkeypatch.setattr(sampling_figure, "draw_sampling", lambda *arguments: None)
 
 
 def run(app, *arguments):
@@ -131,15 +136,20 @@ def test_the_counted_structures_are_those_that_are_made():
         assert len(plan_sampling(config, base).structures) == module.structures_of(tier)
 
 
-def test_the_script_of_the_recipe_runs(tmp_path):
-    tiny = [
-        "dynamics.temperatures=[2100]",
-        "dynamics.equilibration=20",
-        "dynamics.sampling=60",
-        "relax.steps=1",
-    ]
-    command = [sys.executable, str(PREPARE), "--scale", "0.00001", "--calculator", "demo"]
-    command += ["--out", str(tmp_path / "run"), *(x for s in tiny for x in ("--set", s))]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path.cwd())
-    assert "energy" in done.stdout
-    assert len(FrameStore.open(tmp_path / "run" / "frames")) <= 3 + 4
+def test_the_script_of_the_recipe_runs(tmp_path, monkeypatch, capsys):
+    tiny = {
+        "cell": "{min_length: 0, min_atoms: 2}",
+        "dynamics.temperatures": "[2100]",
+        "dynamics.equilibration": "10",
+        "dynamics.sampling": "40",
+        "relax.steps": "1",
+    }
+    arguments = [str(PREPARE), "--scale", "0.00001", "--calculator", "demo", "--out", str(tmp_path / "run")]
+    arguments += [word for key, value in tiny.items() for word in ("--set", f"{key}={value}")]
+    monkeypatch.setattr("sys.argv", arguments)
+    module = prepare()
+    module.main()
+    assert "energy" in capsys.readouterr().out
+    store = FrameStore.open(tmp_path / "run" / "frames")
+    assert len(store) <= 3 + 4
+    assert set(store.tags["T"]) == {0.0, 2100.0}
