@@ -168,7 +168,6 @@ def figure_of(results: Sequence[Mapping[str, Any]]) -> Figure:
                 axes.plot([place] * len(values), values, ".", color=f"C{k}")
         axes.set_xticks(range(len(TESTS)), list(TESTS))
         axes.set_title(QUANTITIES[key], fontsize=9)
-        axes.set_yscale("log")
     figure.axes[0].legend(frameon=False, fontsize=8)
     return figure
 

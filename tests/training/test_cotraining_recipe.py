@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from atomml.datasets import FrameStore, load_frames, rows_where, tag_values
 from atomml.errors import DataError
@@ -68,6 +69,42 @@ def test_bias_and_scatter_make_up_the_error(script, store):
     assert errors["energy_rmse"] ** 2 == pytest.approx(errors["bias_rms"] ** 2 + errors["scatter"] ** 2)
     each = [errors["bias_by_composition"][name] for name in formulas]
     assert errors["bias"] == pytest.approx(np.mean(each))
+
+
+def test_the_stored_runs_say_what_the_results_say(script):
+    """Hot frames halve the error at 1500 K, cold ones do not lower it, and most of it is a bias, for every seed."""
+    content = json.loads(RESULTS.read_text(encoding="utf-8"))
+    by_seed = {
+        seed: {r["arm"]: r for r in content["results"] if r["seed"] == seed} for seed in content["seeds"]
+    }
+    assert len(by_seed) == 3
+    for arms in by_seed.values():
+        base, hot, cold = (arms[name]["1500 K"] for name in script.ADDED)
+        assert hot["energy_rmse"] < 0.65 * base["energy_rmse"]
+        assert hot["forces_rmse"] < 0.8 * base["forces_rmse"]
+        assert cold["energy_rmse"] > 0.95 * base["energy_rmse"]
+        assert base["bias_rms"] > 2 * base["scatter"]
+        assert hot["bias"] < -3.0  # lower, not gone
+
+
+@pytest.mark.slow
+def test_hot_frames_lower_the_error_at_1500_K_and_cold_ones_do_not(script, tmp_path):
+    """A shortened comparison on the bundled sample: an eighth of the steps, one seed, about two minutes."""
+    content = script.compare(SAMPLE, tmp_path / "runs", [0], 600, Console(quiet=True))
+    script.write_results(content, tmp_path)
+    base, hot, cold = (content["results"][k]["1500 K"] for k in range(3))
+    assert hot["energy_rmse"] < 0.9 * base["energy_rmse"]
+    assert hot["bias_rms"] < 0.9 * base["bias_rms"]
+    assert hot["forces_rmse"] < 0.95 * base["forces_rmse"]
+    assert cold["energy_rmse"] > 0.95 * base["energy_rmse"]
+    assert base["bias"] < 0
+    assert base["bias_rms"] > base["scatter"]
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "runs",
+        "cotraining_li_halide.json",
+        "cotraining_li_halide.md",
+        "cotraining_li_halide.png",
+    }
 
 
 def test_the_tables_are_those_of_the_stored_runs(script):
