@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from queue import Full, Queue
+from threading import Event, Thread
 
 import torch
 from torch.utils.data import DataLoader
@@ -87,9 +90,42 @@ def stream_batches(
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # the loader must not draw from the generator of the model
     )
-    loaded = iter(loader)
+    loaded = _ahead(iter(loader))
     for rows in steps:
         yield _unflat(next(loaded)).to(device, non_blocking=True) if len(rows) else None
+
+
+def _ahead(items: Iterator[Flat], depth: int = 2) -> Iterator[Flat]:
+    """The same items, received by a thread while the caller computes; an error of ``items`` is raised here."""
+    received: Queue[Flat | BaseException | None] = Queue(depth)
+    stopped = Event()
+
+    def put(item: Flat | BaseException | None) -> None:
+        while not stopped.is_set():
+            with suppress(Full):
+                received.put(item, timeout=0.1)
+                return
+
+    def receive() -> None:
+        try:
+            for item in items:
+                put(item)
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = Thread(target=receive, daemon=True)
+    thread.start()
+    try:
+        while (item := received.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join()
 
 
 def _flat(graphs: Sequence[Data]) -> Flat:

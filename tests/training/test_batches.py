@@ -1,7 +1,11 @@
+import gc
+import threading
+
 import pytest
 import torch
 
 from atomml.datasets import FrameStore, GraphDataset, load_frames
+from atomml.errors import DataError
 from atomml.training.batches import stream_batches
 from tests.conftest import ROOT
 
@@ -29,3 +33,20 @@ def test_batches_of_another_process_are_equal_to_the_last_bit(dataset):
             assert one[key].dtype == other[key].dtype
             assert one[key].shape == other[key].shape
             assert torch.equal(one[key].nan_to_num(7.0), other[key].nan_to_num(7.0))
+
+
+def test_error_in_another_process_reaches_the_training(dataset):
+    broken = GraphDataset(dataset.store, cutoff=4.0, cache=False)
+    broken.cutoff = -1.0
+    batches = stream_batches(broken, [[0], [1]], workers=1, device=torch.device("cpu"))
+    with pytest.raises(DataError, match="cutoff"):
+        next(batches)
+
+
+def test_stopping_early_leaves_no_thread_behind(dataset):
+    before = threading.active_count()
+    batches = stream_batches(dataset, [[k] for k in range(20)], workers=1, device=torch.device("cpu"))
+    next(batches)
+    batches.close()
+    gc.collect()
+    assert threading.active_count() <= before
