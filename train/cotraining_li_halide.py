@@ -12,7 +12,7 @@ Hot and cold add the same number of frames of each composition. All are tested o
 arm has seen: the expanded ones at 1500 K and at 300 K, and everything at 1000 K. Errors of the energy are divided
 into the mean signed error of each composition (bias) and the rest (scatter). A finished run is not repeated.
 
-DATA is the bundled sample (``data/li_halide/sample/li_halide.extxyz.gz``) or the full set of 1,300 frames.
+DATA is the full set of 1,300 frames (``data/li_halide/li_halide_umlip.extxyz.gz``) or the sample of 455.
 """
 
 from __future__ import annotations

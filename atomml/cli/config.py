@@ -88,7 +88,7 @@ def model_of(kind: Kind) -> type[Config]:
         case Kind.tdn_paper:
             return PaperTDNConfig
         case Kind.sample:
-            from atomml.simulate.sampling_config import SampleConfig
+            from atomml.simulate.sampling.config import SampleConfig
 
             return SampleConfig
 

@@ -10,7 +10,7 @@ import typer
 from atomml.cli.train import parse_settings
 
 if TYPE_CHECKING:
-    from atomml.simulate.sampling_config import SampleConfig
+    from atomml.simulate.sampling.config import SampleConfig
 
 __all__ = ["register"]
 
@@ -46,7 +46,7 @@ def _sample(
     --resume and ends with the same frames, whatever the number of workers. `atomml template sample` prints a
     configuration with every key.
     """
-    from atomml.simulate.sampling import load_sample_config, run_sampling
+    from atomml.simulate.sampling.run import load_sample_config, run_sampling
 
     loaded, base = load_sample_config(config, parse_settings(set_ or []))
     if plan:
@@ -61,7 +61,7 @@ def _sample(
 
 
 def _plan(config: SampleConfig, base: Path) -> dict[str, Any]:
-    from atomml.simulate.sampling_plan import plan_sampling
+    from atomml.simulate.sampling.plan import plan_sampling
 
     plan = plan_sampling(config, base)
     for row in plan.structures:

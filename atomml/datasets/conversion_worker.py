@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +18,7 @@ from atomml.datasets.readers.reader import Piece, Reader
 from atomml.datasets.store import FrameStore, concatenate
 from atomml.errors import DataError
 from atomml.files import replace_file
+from atomml.processes import completed, worker_pool
 
 __all__ = ["Job", "Task", "files_under", "run_tasks"]
 
@@ -73,46 +70,19 @@ def run_tasks(job: Job, tasks: Sequence[Task], workers: int) -> Iterator[Task]:
             _run(job, task)
             yield task
         return
-    # a forked process would inherit the threads of torch, and LMDB environments
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, _follow_parent, (os.getpid(),))
-    waiting, running = list(reversed(tasks)), dict[Future[None], Task]()
-    try:
-        while waiting or running:
-            while waiting and len(running) < AHEAD * workers:
-                task = waiting.pop()
-                running[pool.submit(_run, job, task)] = task
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                task = running.pop(future)
-                _result(future, task)
-                yield task
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with worker_pool(min(workers, len(tasks))) as pool:
+        try:
+            yield from completed(pool, partial(_run, job), tasks, ahead=AHEAD * workers, died=_died)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _result(future: Future[None], task: Task) -> None:
-    from concurrent.futures.process import BrokenProcessPool
-
-    try:
-        future.result()
-    except BrokenProcessPool as error:
-        raise DataError(
-            "A reading process died (out of memory, or killed).",
-            where=task.title,
-            fix="run the same command again, it goes on where it stopped; use fewer workers if memory is short",
-        ) from error
-
-
-def _follow_parent(parent: int) -> None:
-    """End with the process that started us, also when it was killed."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _died(task: Task) -> DataError:
+    return DataError(
+        "A reading process died (out of memory, or killed).",
+        where=task.title,
+        fix="run the same command again, it goes on where it stopped; use fewer workers if memory is short",
+    )
 
 
 def _run(job: Job, task: Task) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from atomml.cli.train import parse_settings
 from atomml.simulate.sampling import load_sample_config, run_sampling
-from atomml.simulate.sampling_plan import plan_sampling
+from atomml.simulate.sampling.plan import plan_sampling
 
 PUBLISHED, TEMPERATURES, PER_RUN = 322_656, 7, 9
 HALIDES = ["F", "Cl", "Br", "I"]

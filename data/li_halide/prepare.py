@@ -1,8 +1,8 @@
 """Make the sample of Li-halide frames from the full set: every third frame of every trajectory.
 
-    python data/li_halide/prepare.py SOURCE [OUT]
+    python data/li_halide/prepare.py data/li_halide/li_halide_umlip.extxyz.gz [OUT]
 
-SOURCE is ``li_halide_umlip.extxyz.gz`` (1,300 frames, 65 trajectories of 20 frames 8 fs apart).
+The full set has 1,300 frames, 65 trajectories of 20 frames 8 fs apart.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def file(tmp_path):
 @pytest.fixture(autouse=True)
 def _no_figure(monkeypatch):
     """Slow, and seen elsewhere."""
-    from atomml.simulate import sampling_figure
+    from atomml.simulate.sampling import figure as sampling_figure
 
     monkeypatch.setattr(sampling_figure, "draw_sampling", lambda *arguments: None)
 
@@ -111,7 +111,7 @@ def prepare():
 
 @pytest.mark.parametrize("demo", [True, False])
 def test_the_recipe_grows_with_its_scale(demo):
-    from atomml.simulate.sampling_plan import plan_sampling
+    from atomml.simulate.sampling.plan import plan_sampling
 
     module, sizes = prepare(), []
     for scale in (0.0003, 0.001, 0.012, 0.036):
@@ -126,7 +126,7 @@ def test_the_recipe_grows_with_its_scale(demo):
 
 
 def test_the_counted_structures_are_those_that_are_made():
-    from atomml.simulate.sampling_plan import plan_sampling
+    from atomml.simulate.sampling.plan import plan_sampling
 
     module = prepare()
     for tier in module.TIERS:

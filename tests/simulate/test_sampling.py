@@ -17,12 +17,13 @@ from ase.calculators.emt import EMT
 import atomml
 from atomml.datasets.statistics import stress_sign_test
 from atomml.errors import ConfigError, DataError, ModelFileError, SimulationError, UnsupportedError
-from atomml.simulate import sampling_figure, sampling_units
-from atomml.simulate.sampling import load_sample_config, run_sampling
-from atomml.simulate.sampling_calculators import calculator_identity, calculator_name, make_calculator
-from atomml.simulate.sampling_config import SampleConfig
-from atomml.simulate.sampling_correlation import correlation_time
-from atomml.simulate.sampling_plan import plan_sampling
+from atomml.simulate.sampling import figure as sampling_figure
+from atomml.simulate.sampling import units as sampling_units
+from atomml.simulate.sampling.calculators import calculator_identity, calculator_name, make_calculator
+from atomml.simulate.sampling.config import SampleConfig
+from atomml.simulate.sampling.correlation import correlation_time
+from atomml.simulate.sampling.plan import plan_sampling
+from atomml.simulate.sampling.run import load_sample_config, run_sampling
 
 SETTINGS = {
     "seed": 7,

@@ -8,10 +8,10 @@ from ase.build import bulk
 
 from atomml.datasets.frame import Frame
 from atomml.datasets.packing import pack_frames
-from atomml.simulate.sampling_config import SelectionConfig
-from atomml.simulate.sampling_correlation import autocorrelation, correlation_time
-from atomml.simulate.sampling_fingerprint import farthest_points, radial_fingerprint, relative_scale
-from atomml.simulate.sampling_select import Pool, choose_frames, frames_of_run, spacing_of_run
+from atomml.simulate.sampling.config import SelectionConfig
+from atomml.simulate.sampling.correlation import autocorrelation, correlation_time
+from atomml.simulate.sampling.fingerprint import farthest_points, radial_fingerprint, relative_scale
+from atomml.simulate.sampling.select import Pool, choose_frames, frames_of_run, spacing_of_run
 
 LICL = np.array([3, 17])
 

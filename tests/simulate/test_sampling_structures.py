@@ -11,10 +11,10 @@ from ase.data import covalent_radii
 
 from atomml.errors import ConfigError, DataError
 from atomml.graph.neighbors import neighbor_list
-from atomml.simulate.sampling_config import CellConfig, SampleConfig, StrainConfig
-from atomml.simulate.sampling_prototypes import PROTOTYPES, prototype
-from atomml.simulate.sampling_structures import draw_strain, make_starts, random_stream, strained, supercell
-from atomml.simulate.sampling_substitution import check_species, ion_charge, ionic_radius, variants
+from atomml.simulate.sampling.config import CellConfig, SampleConfig, StrainConfig
+from atomml.simulate.sampling.prototypes import PROTOTYPES, prototype
+from atomml.simulate.sampling.structures import draw_strain, make_starts, random_stream, strained, supercell
+from atomml.simulate.sampling.substitution import check_species, ion_charge, ionic_radius, variants
 
 HALIDES = ["F", "Cl", "Br", "I"]
 MEASURED = {"LiF": 4.03, "LiCl": 5.14, "LiBr": 5.50, "LiI": 6.00}  # lattice constants in Å

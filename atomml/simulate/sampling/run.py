@@ -21,13 +21,13 @@ from atomml.datasets.store_writer import write_parts
 from atomml.errors import ConfigError, DataError
 from atomml.files import replace_file
 from atomml.simulate.progress import progress_bar
-from atomml.simulate.sampling_calculators import calculator_identity, calculator_name, located
-from atomml.simulate.sampling_config import SampleConfig
-from atomml.simulate.sampling_plan import label_units, plain, relax_units, run_units_of
-from atomml.simulate.sampling_report import write_report
-from atomml.simulate.sampling_select import Choice, Pool, choose_frames
-from atomml.simulate.sampling_structures import Start, make_starts
-from atomml.simulate.sampling_units import LabelUnit, Workers
+from atomml.simulate.sampling.calculators import calculator_identity, calculator_name, located
+from atomml.simulate.sampling.config import SampleConfig
+from atomml.simulate.sampling.plan import label_units, plain, relax_units, run_units_of
+from atomml.simulate.sampling.report import write_report
+from atomml.simulate.sampling.select import Choice, Pool, choose_frames
+from atomml.simulate.sampling.structures import Start, make_starts
+from atomml.simulate.sampling.units import LabelUnit, Workers
 
 __all__ = ["SampleResult", "load_sample_config", "run_sampling"]
 

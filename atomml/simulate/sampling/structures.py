@@ -15,9 +15,9 @@ from ase import Atoms
 from atomml.errors import ConfigError, DataError
 from atomml.shapes import Float64, ndarray
 from atomml.simulate.calculator import has_volume
-from atomml.simulate.sampling_config import CellConfig, SampleConfig, StrainConfig
-from atomml.simulate.sampling_prototypes import prototype
-from atomml.simulate.sampling_substitution import check_species, variants
+from atomml.simulate.sampling.config import CellConfig, SampleConfig, StrainConfig
+from atomml.simulate.sampling.prototypes import prototype
+from atomml.simulate.sampling.substitution import check_species, variants
 
 __all__ = ["Start", "Starts", "draw_strain", "make_starts", "random_stream", "strained", "supercell"]
 

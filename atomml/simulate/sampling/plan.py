@@ -14,12 +14,12 @@ from atomml.datasets.frame import Frame
 from atomml.datasets.packing import pack_frames
 from atomml.datasets.store import FrameStore
 from atomml.simulate.md_config import default_timestep
-from atomml.simulate.sampling_calculators import calculator_identity
-from atomml.simulate.sampling_config import SampleConfig
-from atomml.simulate.sampling_dynamics import step_counts
-from atomml.simulate.sampling_select import Choice, Pool
-from atomml.simulate.sampling_structures import Start, draw_strain, make_starts, random_stream, strained
-from atomml.simulate.sampling_units import LabelUnit, RelaxUnit, RunUnit, digest_of
+from atomml.simulate.sampling.calculators import calculator_identity
+from atomml.simulate.sampling.config import SampleConfig
+from atomml.simulate.sampling.dynamics import step_counts
+from atomml.simulate.sampling.select import Choice, Pool
+from atomml.simulate.sampling.structures import Start, draw_strain, make_starts, random_stream, strained
+from atomml.simulate.sampling.units import LabelUnit, RelaxUnit, RunUnit, digest_of
 
 __all__ = ["SamplingPlan", "label_units", "plan_sampling", "relax_units", "run_units_of"]
 

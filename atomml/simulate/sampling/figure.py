@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from atomml.datasets.store import FrameStore
-from atomml.simulate.sampling_select import Pool
+from atomml.simulate.sampling.select import Pool
 
 __all__ = ["draw_sampling"]
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from atomml.datasets.store import FrameStore
 from atomml.shapes import Int64, ndarray
-from atomml.simulate.sampling_config import SelectionConfig
-from atomml.simulate.sampling_fingerprint import farthest_points, radial_fingerprint, relative_scale
+from atomml.simulate.sampling.config import SelectionConfig
+from atomml.simulate.sampling.fingerprint import farthest_points, radial_fingerprint, relative_scale
 
 __all__ = ["Choice", "Pool", "choose_frames", "frames_of_run", "spacing_of_run"]
 

@@ -12,12 +12,12 @@ import numpy as np
 
 from atomml.datasets.store import FrameStore, label_summary
 from atomml.files import write_atomically
-from atomml.simulate.sampling_calculators import calculator_name
-from atomml.simulate.sampling_config import SampleConfig
-from atomml.simulate.sampling_plan import row_of
-from atomml.simulate.sampling_select import Choice, Pool
-from atomml.simulate.sampling_stress import stress_by_temperature
-from atomml.simulate.sampling_structures import Starts
+from atomml.simulate.sampling.calculators import calculator_name
+from atomml.simulate.sampling.config import SampleConfig
+from atomml.simulate.sampling.plan import row_of
+from atomml.simulate.sampling.select import Choice, Pool
+from atomml.simulate.sampling.stress import stress_by_temperature
+from atomml.simulate.sampling.structures import Starts
 
 __all__ = ["write_report"]
 
@@ -42,7 +42,7 @@ def write_report(
     stress_check: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write ``summary.json``, ``report.md`` and ``sampling.png``; returns the summary."""
-    from atomml.simulate.sampling_figure import draw_sampling
+    from atomml.simulate.sampling.figure import draw_sampling
 
     summary = _summary(config, starts, relaxed, runs, choice, store, stress_check)
     text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"

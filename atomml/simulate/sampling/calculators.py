@@ -234,7 +234,7 @@ def calculator_identity(config: AnyCalculator) -> dict[str, Any]:
 
 
 def _model_hash(model: str) -> str:
-    path = Path(__file__).parents[1] / "assets" / "demo.safetensors" if model == "demo" else Path(model)
+    path = Path(__file__).parents[2] / "assets" / "demo.safetensors" if model == "demo" else Path(model)
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:

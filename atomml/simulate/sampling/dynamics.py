@@ -20,9 +20,9 @@ from atomml.errors import AtommlError, ConfigError, DataError, SimulationError, 
 from atomml.simulate.calculator import has_volume
 from atomml.simulate.md_config import Limits, MDConfig, default_timestep, refuse_bad_setup
 from atomml.simulate.md_integrators import degrees_of_freedom, make_integrator, start_velocities, temperature
-from atomml.simulate.sampling_config import DynamicsConfig, ExplosionConfig, RelaxConfig
-from atomml.simulate.sampling_correlation import correlation_time
-from atomml.simulate.sampling_guard import Guard
+from atomml.simulate.sampling.config import DynamicsConfig, ExplosionConfig, RelaxConfig
+from atomml.simulate.sampling.correlation import correlation_time
+from atomml.simulate.sampling.guard import Guard
 
 __all__ = ["Outcome", "frame_of_atoms", "md_settings", "relax_start", "run_trajectory", "step_counts"]
 

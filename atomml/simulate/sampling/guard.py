@@ -8,7 +8,7 @@ from ase.data import covalent_radii
 
 from atomml.errors import SimulationError
 from atomml.graph.neighbors import SkinnedNeighbors
-from atomml.simulate.sampling_config import ExplosionConfig
+from atomml.simulate.sampling.config import ExplosionConfig
 
 __all__ = ["Guard"]
 

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
-import threading
-import time
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +23,12 @@ from atomml.datasets.frame import Frame, Skipped
 from atomml.datasets.packing import pack_frames
 from atomml.datasets.store import FrameStore
 from atomml.errors import ConfigError, SimulationError, UnsupportedError
-from atomml.simulate.sampling_calculators import AnyCalculator, calculator_name, make_calculator
-from atomml.simulate.sampling_config import DynamicsConfig, ExplosionConfig, RelaxConfig
-from atomml.simulate.sampling_dynamics import Outcome, frame_of_atoms, relax_start, run_trajectory
-from atomml.simulate.sampling_stress import stress_check
-from atomml.simulate.sampling_structures import random_stream
+from atomml.processes import completed, worker_pool
+from atomml.simulate.sampling.calculators import AnyCalculator, calculator_name, make_calculator
+from atomml.simulate.sampling.config import DynamicsConfig, ExplosionConfig, RelaxConfig
+from atomml.simulate.sampling.dynamics import Outcome, frame_of_atoms, relax_start, run_trajectory
+from atomml.simulate.sampling.stress import stress_check
+from atomml.simulate.sampling.structures import random_stream
 
 __all__ = ["LabelUnit", "RelaxUnit", "RunUnit", "Unit", "Workers", "digest_of"]
 
@@ -221,36 +218,16 @@ class Workers:
                     yield unit
             return
         if self._pool is None:
-            # a forked process would inherit the threads of torch
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.number, context, _prepare_worker, (os.getpid(),))
-        yield from _distributed(self._pool, todo, 2 * self.number)
+            self._pool = worker_pool(self.number, _use_one_thread)
+        yield from completed(self._pool, _compute, todo, ahead=2 * self.number, died=_died)
 
 
-def _distributed(pool: ProcessPoolExecutor, todo: Sequence[Any], ahead: int) -> Iterator[Any]:
-    waiting, running = list(reversed(todo)), dict[Future[None], Any]()
-    while waiting or running:
-        while waiting and len(running) < ahead:
-            unit = waiting.pop()
-            running[pool.submit(_compute, unit)] = unit
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            unit = running.pop(future)
-            _result(future, unit)
-            yield unit
-
-
-def _result(future: Future[None], unit: Unit) -> None:
-    from concurrent.futures.process import BrokenProcessPool
-
-    try:
-        future.result()
-    except BrokenProcessPool as error:
-        raise SimulationError(
-            "A process died (out of memory, or killed).",
-            where=unit.name,
-            fix="run the same command with --resume; use fewer workers if memory is short",
-        ) from error
+def _died(unit: Unit) -> SimulationError:
+    return SimulationError(
+        "A process died (out of memory, or killed).",
+        where=unit.name,
+        fix="run the same command with --resume; use fewer workers if memory is short",
+    )
 
 
 def _compute(unit: Any) -> None:
@@ -276,15 +253,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _prepare_worker(parent: int) -> None:
-    """One thread each; end with the process that started us, also when it was killed."""
+def _use_one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from atomml.config import Config
-from atomml.simulate.sampling_calculators import CalculatorConfig
+from atomml.simulate.sampling.calculators import CalculatorConfig
 
 __all__ = [
     "CellConfig",
