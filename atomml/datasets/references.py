@@ -26,6 +26,7 @@ __all__ = [
 
 Method = Literal["isolated", "least_squares", "table", "none"]
 MIN_BOX = 8.0  # Å between periodic images for an atom to count as isolated
+LISTED = 3  # undetermined combinations that are written out
 SAME_ENERGY = 1e-3  # eV, two isolated atoms of one element may differ by
 
 
@@ -66,9 +67,12 @@ class ReferenceEnergies:
         if np.isfinite(self.residual_std):
             lines.append(f"std of (E - sum E0)/N: {self.residual_std:.4f} eV/atom")
         if self.rank_deficient:
+            shown = self.undetermined[:LISTED]
+            more = len(self.undetermined) - len(shown)
             lines.append(
                 "The compositions leave E0 undetermined (minimum-norm values are used): adding a multiple of "
-                + " or of ".join(f"({c})" for c in self.undetermined)
+                + " or of ".join(f"({c})" for c in shown)
+                + (f" or of {more} more combinations" if more else "")
                 + " to the E0 changes no energy."
             )
         return "\n".join(lines)

@@ -124,3 +124,8 @@ def test_real_isolated_atoms(shared_data):
     assert set(isolated_atoms(load_frames(shared_data / "3bpa/iso_atoms.xyz")).energies) == {1, 6, 7, 8}
     with pytest.raises(DataError, match="no isolated atoms"):  # one-atom cells of bulk copper are not
         isolated_atoms(load_frames(shared_data / "format_fixtures/Cu-ACE-21_Cu_df2_1k.extxyz", index=":9"))
+
+
+def test_many_undetermined_combinations_are_counted():
+    many = ReferenceEnergies({3: 1.0}, "least_squares", True, undetermined=tuple("ABCDE"))
+    assert "(A) or of (B) or of (C) or of 2 more combinations" in many.caption()
