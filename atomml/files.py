@@ -7,7 +7,7 @@ from pathlib import Path
 
 from atomml.errors import AtommlError, DataError
 
-__all__ = ["replace_file", "write_atomically"]
+__all__ = ["replace_file", "sync_folder", "write_atomically"]
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -27,11 +27,16 @@ def replace_file(path: Path, data: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush the names in a folder to the disk, so that a rename survives a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 def write_atomically(path: Path, data: bytes, *, error: type[AtommlError] = DataError) -> None:

@@ -35,7 +35,7 @@ from atomml.datasets.strings import PackedStrings
 from atomml.errors import DataError
 from atomml.shapes import ndarray
 
-__all__ = ["from_ase", "read_ase", "read_part", "require_labels", "with_file_tag"]
+__all__ = ["as_paths", "from_ase", "read_ase", "read_part", "require_labels", "with_file_tag"]
 
 PathLike = str | Path
 DECOMPRESS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
@@ -92,7 +92,7 @@ def read_ase(
             infinite labels or positions, a frame without atoms, an unknown key or unit.
     """
     keys = LabelKeys(energy_key, forces_key, stress_key, energy_unit, length_unit, stress_unit, stress_sign)
-    files = _as_paths(paths)
+    files = as_paths(paths)
     stores = []
     for path in files:
         frames = _iterate(path, index, format)
@@ -165,7 +165,12 @@ def require_labels(info: Mapping[str, Any], keys: LabelKeys, require_energy: boo
             )
 
 
-def _as_paths(paths: PathLike | Sequence[PathLike]) -> list[Path]:
+def as_paths(paths: PathLike | Sequence[PathLike]) -> list[Path]:
+    """One path or several as a list.
+
+    Raises:
+        DataError: none was given.
+    """
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     if not listed:
         raise DataError("No data file was given.", fix="give at least one path")

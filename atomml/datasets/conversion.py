@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from atomml.config import Config
+from atomml.datasets.ase_files import as_paths
 from atomml.datasets.conversion_info import merge_info
 from atomml.datasets.conversion_worker import Job, Task, files_under, run_tasks
 from atomml.datasets.readers import ase_any
@@ -80,7 +81,7 @@ def convert(
         DataError: whatever the reader finds, sources that change meanwhile, a result without frames.
         ConfigError: unknown options.
     """
-    listed = [Path(p).expanduser() for p in ([paths] if isinstance(paths, str | Path) else paths)]
+    listed = as_paths(paths)
     folder = Path(out)
     if listed and all(is_store(path) for path in listed) and reader is None:
         check_output(folder, overwrite)
@@ -124,7 +125,7 @@ def verify_conversion(out: Path | str, paths: Sequence[Path | str], *, parts: in
     """
     import random
 
-    store, listed = FrameStore.open(out, verify=True), [Path(p) for p in paths]
+    store, listed = FrameStore.open(out, verify=True), as_paths(paths)
     record = json.loads((Path(out) / SOURCES).read_text(encoding="utf-8"))
     reader = choose_reader(listed, record["reader"])
     options = parse_options(reader, record["options"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from ase.data import atomic_numbers
 from atomml.datasets.conditions import rows_where
 from atomml.datasets.store import FrameStore
 from atomml.errors import DataError
+from atomml.files import write_atomically
 from atomml.shapes import Int64, ndarray
 
 __all__ = ["Split", "split_by_condition", "split_by_file", "split_by_group", "split_random", "tag_values"]
@@ -52,14 +52,7 @@ class Split:
         )
         data = {"format": FORMAT, "version": FORMAT_VERSION, "how": how}
         data |= {part: getattr(self, part).tolist() for part in PARTS}
-        temporary = out.with_name(f".{out.name}.tmp")
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(data), encoding="utf-8")
-            os.replace(temporary, out)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise DataError(f"The split could not be written ({error.strerror}).", where=str(out)) from error
+        write_atomically(out, json.dumps(data).encode())
         return out
 
     @staticmethod

@@ -202,7 +202,7 @@ class FrameStore:
 
     @cached_property
     def _fingerprint(self) -> str:
-        digest = hashlib.sha256(b"atomml-frames-1")
+        digest = fingerprint_digest()
         for name in ("n_atoms", "numbers", "positions", "cell", "pbc", "energy", "forces", "stress"):
             digest.update(np.ascontiguousarray(getattr(self, name)).data.cast("B") if len(self) else b"")
         return digest.hexdigest()
@@ -254,6 +254,11 @@ class FrameStore:
     def label_counts(self) -> dict[str, int]:
         """Number of frames with an energy, forces, a stress."""
         return {name: int(mask.sum()) for name, mask in self.has_label().items()}
+
+
+def fingerprint_digest() -> Any:
+    """SHA-256 before the first column of a fingerprint; the columns follow in the order of the store."""
+    return hashlib.sha256(b"atomml-frames-1")
 
 
 def label_summary(store: FrameStore) -> str:

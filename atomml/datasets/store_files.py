@@ -39,7 +39,7 @@ COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {
 OPTIONAL: dict[str, tuple[str, tuple[int, ...]]] = {"atom_tags": ("<i8", ()), "fixed": ("|b1", ())}
 INDEX: dict[str, tuple[str, tuple[int, ...]]] = {"max_force": ("<f8", ()), "elements": ("|u1", (15,))}
 PER_ATOM = ("numbers", "positions", "forces", "atom_tags", "fixed")
-TAG_DTYPES = ("<i8", "<f8", "|b1")
+TAG_DTYPES = {"b": "|b1", "i": "<i8", "f": "<f8"}  # by numpy's kind
 
 
 def is_store(path: str | Path) -> bool:
@@ -123,7 +123,7 @@ def _open_columns(folder: Path, header: dict[str, Any], verify: bool | None) -> 
             coded = bool(tag.get("coded"))
             codes = column(f"{name}_codes", "<u2", (n,)) if coded else None
             tags[title] = TextColumn(strings(name, None if coded else n), codes)
-        elif arrays[name]["dtype"] in TAG_DTYPES:
+        elif arrays[name]["dtype"] in TAG_DTYPES.values():
             tags[title] = column(name, arrays[name]["dtype"], (n,))
         else:
             raise ValueError(f"{name} has type {arrays[name]['dtype']}")

@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 
 from atomml._version import __version__
-from atomml.datasets.store import FrameStore
-from atomml.datasets.store_files import COLUMNS, FORMAT, FORMAT_VERSION, INDEX, OPTIONAL, is_store
+from atomml.datasets.store import FrameStore, fingerprint_digest
+from atomml.datasets.store_files import COLUMNS, FORMAT, FORMAT_VERSION, INDEX, OPTIONAL, TAG_DTYPES, is_store
 from atomml.datasets.strings import PackedStrings
 from atomml.datasets.tags import tag_text, text_words
 from atomml.errors import DataError
+from atomml.files import sync_folder
 from atomml.shapes import ndarray
 
 __all__ = ["MAX_WORDS", "check_output", "save_store", "write_parts"]
 
 MAX_WORDS = 2**16  # distinct texts of a tag that is written as 2-byte codes
-TAG_DTYPES = {"b": "|b1", "i": "<i8", "f": "<f8"}
 
 
 def save_store(store: FrameStore, folder: Path, *, overwrite: bool) -> Path:
@@ -108,16 +108,8 @@ def _replace_folder(temporary: Path, folder: Path) -> None:
     if folder.exists():
         os.replace(folder, old)
     os.replace(temporary, folder)
-    _sync(folder.parent)
+    sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write_bytes(path: Path, data: bytes) -> None:
@@ -129,7 +121,7 @@ def _write_bytes(path: Path, data: bytes) -> None:
 
 def _write_all(parts: Iterable[FrameStore], info: Mapping[str, Any], folder: Path) -> None:
     arrays: dict[str, dict[str, Any]] = {}
-    digest = hashlib.sha256(b"atomml-frames-1")  # of the geometry and labels, as `FrameStore.fingerprint`
+    digest = fingerprint_digest()
 
     def write(name: str, chunks: Iterable[ndarray], dtype: str, tail: tuple[int, ...], *more: Any) -> None:
         arrays[name] = _write_array(folder / f"{name}.bin", chunks, dtype, tail, more)
@@ -170,7 +162,7 @@ def _write_all(parts: Iterable[FrameStore], info: Mapping[str, Any], folder: Pat
         "arrays": arrays,
     }
     _write_bytes(folder / "header.json", json.dumps(header, indent=1, ensure_ascii=False).encode())
-    _sync(folder)
+    sync_folder(folder)
 
 
 def _facts(part: FrameStore) -> dict[str, Any]:

@@ -112,7 +112,10 @@ def test_sets_that_are_not_isovalent_are_refused(species, charges, message):
 
 
 def test_stated_charges_make_a_set_isovalent():
-    check_species([["Mg", "Fe", "Mn"]], {"Fe": 2, "Mn": 2})
+    species = [["Mg", "Fe", "Mn"]]
+    check_species(species, {"Fe": 2, "Mn": 2})
+    with pytest.raises(ConfigError, match=r"different charges .*Fe \+3"):
+        check_species(species, {"Fe": 3, "Mn": 2})
 
 
 def test_unknown_radius_is_an_error():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atomml.config import parse_config
-from atomml.datasets.ase_files import with_file_tag
+from atomml.datasets.ase_files import as_paths, with_file_tag
 from atomml.datasets.readers.reader import Reader
 from atomml.datasets.store import FrameStore, concatenate
 from atomml.datasets.store_files import is_store
@@ -162,15 +162,3 @@ def load_frames(
     if len(parts) == 1:
         return parts[0]
     return concatenate([with_file_tag(part, str(p)) for part, p in zip(parts, listed, strict=True)])
-
-
-def as_paths(paths: Paths) -> list[Path]:
-    """One path or several as a list.
-
-    Raises:
-        DataError: none.
-    """
-    listed = [paths] if isinstance(paths, str | Path) else list(paths)
-    if not listed:
-        raise DataError("No data file was given.", fix="give at least one path")
-    return [Path(p).expanduser() for p in listed]

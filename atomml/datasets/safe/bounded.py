@@ -58,16 +58,21 @@ def zlib_decompress(data: bytes, *, limit: int, where: str) -> bytes:
         DataError: truncated, damaged, followed by other bytes, or larger than ``limit``.
     """
     stream = fast_zlib.decompressobj()
-    try:
-        out: bytes = stream.decompress(data, limit + 1)
-    except fast_zlib.error as error:
-        raise _damaged("zlib", error, where) from None
-    if len(out) > limit:
-        raise _too_much(limit, where)
+    out = _inflated(stream, data, "zlib", fast_zlib.error, limit, where)
     if not stream.eof:
         raise _damaged("zlib", "it ends too early", where)
     if stream.unused_data:
         raise _damaged("zlib", f"{len(stream.unused_data)} bytes follow its end", where)
+    return out
+
+
+def _inflated(stream: Any, data: bytes, kind: str, damage: type[Exception], limit: int, where: str) -> bytes:
+    try:
+        out: bytes = stream.decompress(data, limit + 1)
+    except damage as error:
+        raise _damaged(kind, error, where) from None
+    if len(out) > limit:
+        raise _too_much(limit, where)
     return out
 
 
@@ -83,14 +88,9 @@ def gzip_decompress(data: bytes, *, limit: int, where: str) -> bytes:
         DataError: truncated, damaged, followed by other bytes, or larger than ``limit``.
     """
     stream = zlib.decompressobj(_GZIP)
-    try:
-        out = stream.decompress(data, limit + 1)
-    except zlib.error as error:
-        raise _damaged("gzip", error, where) from None
-    if stream.eof and not stream.unused_data and len(out) <= limit:
+    out = _inflated(stream, data, "gzip", zlib.error, limit, where)
+    if stream.eof and not stream.unused_data:
         return out
-    if len(out) > limit:
-        raise _too_much(limit, where)
     return _Inflated(io.BytesIO(data), _Gzip, "gzip", limit, where).readall()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from atomml.datasets.safe.bounded import parse_json
 from atomml.datasets.splits import Split
 from atomml.datasets.store import FrameStore
 from atomml.errors import DataError
+from atomml.files import write_atomically
 from atomml.shapes import Int64, ndarray
 
 __all__ = ["pubchemqcr_split", "save_cids", "split_from_cids"]
@@ -111,14 +111,7 @@ def save_cids(path: str | Path, store: FrameStore, split: Split) -> Path:
         name: list(dict.fromkeys(cids[rows].tolist()))
         for name, rows in zip(PARTS, split.parts(), strict=True)
     }
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(lists), encoding="utf-8")
-        os.replace(temporary, out)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"The CIDs could not be written ({error.strerror}).", where=str(out)) from error
+    write_atomically(out, json.dumps(lists).encode())
     return out
 
 
