@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from atomml.config import Config
 from atomml.datasets.ase_files import as_paths
@@ -90,19 +90,23 @@ def convert(
     parsed = parse_options(chosen, dict(options or {}))
     plan = _plan(chosen, parsed, listed, cutoff)
     partial = folder.parent / f".{folder.name}.partial"
-    if is_store(folder) and _has_plan(partial, plan):  # killed between the last two steps
-        shutil.rmtree(partial)
-        return Conversion(FrameStore.open(folder, verify=True), len(plan["pieces"]), len(plan["pieces"]))
-    check_output(folder, overwrite)
+    if not _has_plan(partial, plan):
+        check_output(folder, overwrite)
     tasks = _open_plan(plan, partial)
     todo = [task for task in tasks if not task.done()]
+    if todo:
+        check_output(folder, overwrite)
     finished = len(tasks) - len(todo)
     job = Job(chosen.name, parsed.model_dump(mode="json"), cutoff)
     for task in run_tasks(job, todo, workers):
         finished += 1
         if progress is not None:
             progress(finished, len(tasks), task.title)
-    _join(plan, partial, folder, dict(notes or {}), overwrite)
+    result = _result(plan, partial, notes or {})
+    if not result.is_at(folder, cutoff):  # it is if an earlier run was killed just before its end
+        extra = {SOURCES: result.sources}
+        stores = _Stores(result.folders)
+        write_parts(stores, result.info, folder, overwrite=overwrite, extra=extra, scratch=partial)
     shutil.rmtree(partial, ignore_errors=True)
     pieces = len(plan["pieces"])
     return Conversion(FrameStore.open(folder, verify=True), pieces, len(tasks) - len(todo))
@@ -242,39 +246,52 @@ class _Stores:
         return (FrameStore.open(folder, verify=False) for folder in self.folders)
 
 
-def _join(
-    plan: Mapping[str, Any], partial: Path, folder: Path, notes: dict[str, Any], overwrite: bool
-) -> None:
+class _Result(NamedTuple):
+    """What the store will say of itself, and the intermediate stores it is joined from."""
+
+    info: dict[str, Any]
+    sources: bytes
+    folders: list[Path]
+
+    def is_at(self, folder: Path, cutoff: float | None) -> bool:
+        """Whether ``folder`` is this result already."""
+        if not is_store(folder) or not (folder / SOURCES).is_file():
+            return False
+        header = read_header(folder)
+        same = header["info"] == json.loads(json.dumps(self.info)) and header.get("edge_cutoff") == cutoff
+        return same and (folder / SOURCES).read_bytes() == self.sources
+
+
+def _result(plan: Mapping[str, Any], partial: Path, notes: Mapping[str, Any]) -> _Result:
     folders = [partial / f"part_{k:06d}" for k in range(len(plan["groups"]))]
     headers = [read_header(path) for path in folders]
+    info = merge_info([header["info"] for header in headers])
     first, parts = 0, []
     for (a, b), header in zip(plan["groups"], headers, strict=True):
         names = [piece["name"] for piece in plan["pieces"][a:b]]
         parts.append({"pieces": names, "first_frame": first, "frames": header["frames"]})
         first += header["frames"]
     if first == 0:
-        skipped = merge_info([header["info"] for header in headers]).get("skipped", {})
-        raise DataError(
-            "No frame was read.",
-            where=plan["pieces"][0]["path"],
-            fix="; ".join(f"{entry['frames']} × {reason}" for reason, entry in skipped.items())
-            or "check the files",
-        )
-    files = [json.loads((partial / f"file_{k:06d}.json").read_text()) for k in range(len(plan["files"]))]
+        reasons = [f"{entry['frames']} × {reason}" for reason, entry in info.get("skipped", {}).items()]
+        fix = "; ".join(reasons) or "check the files"
+        raise DataError("No frame was read.", where=plan["pieces"][0]["path"], fix=fix)
+    if plan["reader"] == ase_any.READER.name:
+        ase_any.check_info(info, plan["options"], plan["pieces"][0]["path"])
     for file in plan["files"]:
         if _file_state(Path(file["path"])) != file:
             raise DataError("The file changed while it was converted.", where=file["path"], fix="start again")
+    files = [json.loads((partial / f"file_{k:06d}.json").read_text()) for k in range(len(plan["files"]))]
+    names = [Path(f["path"]).name for f in files]
     sources = {
         "reader": plan["reader"],
         "options": plan["options"],
-        "files": [{"name": Path(f["path"]).name, "size": f["size"], "sha256": f["sha256"]} for f in files],
+        "files": [
+            {"name": name, "size": f["size"], "sha256": f["sha256"]}
+            for name, f in zip(names, files, strict=True)
+        ],
         "parts": parts,
     }
     text = json.dumps(sources, indent=1, ensure_ascii=False).encode()
-    info = merge_info([header["info"] for header in headers])
-    if plan["reader"] == ase_any.READER.name:
-        ase_any.check_info(info, plan["options"], str(folder))
-    names = [f["name"] for f in sources["files"]]
     info |= {
         "source": names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more",
         "reader": plan["reader"],
@@ -282,5 +299,4 @@ def _join(
         "sources_sha256": hashlib.sha256(text).hexdigest(),
         **notes,
     }
-    extra = {SOURCES: text}
-    write_parts(_Stores(folders), info, folder, overwrite=overwrite, extra=extra, scratch=partial)
+    return _Result(info, text, folders)

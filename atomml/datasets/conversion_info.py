@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from atomml.datasets.packing import merge_skipped
@@ -24,15 +24,18 @@ def merge_info(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         DataError: pieces that take a label from different keys.
     """
     merged: dict[str, Any] = {}
-    summed = ("labels", "not_read", "skipped", "warnings", "source")
+    summed = ("labels", "not_read", "skipped", "warnings", "source", "varies")
     if infos and all(info.get("source") == infos[0].get("source") for info in infos):
         merged |= {key: infos[0][key] for key in ("source",) if key in infos[0]}
-    for key in dict.fromkeys(key for info in infos for key in info if key not in summed):
-        values = _distinct([info.get(key) for info in infos])
+    for key in dict.fromkeys(key for info in infos for key in (*info, *info.get("varies", {}))):
+        if key in summed:
+            continue
+        found = (v for info in infos for v in info.get("varies", {}).get(key, [info.get(key)]))
+        values = _distinct(found, LISTED)
         if len(values) == 1:
             merged[key] = values[0]
         else:
-            merged.setdefault("varies", {})[key] = values[:LISTED]
+            merged.setdefault("varies", {})[key] = values
     labels = [info["labels"] for info in infos if "labels" in info]
     if labels:
         merged["labels"] = _labels(
@@ -52,9 +55,12 @@ def merge_info(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def _distinct(values: Sequence[Any]) -> list[Any]:
+def _distinct(values: Iterable[Any], most: int | None = None) -> list[Any]:
+    """Different values in order of appearance, at most so many of them."""
     found: list[Any] = []
     for value in values:
+        if len(found) == most:
+            break
         if value not in found:
             found.append(value)
     return found

@@ -176,6 +176,8 @@ def test_infos_of_pieces_are_summed_and_differences_listed():
         "not_read": {"x": 3},
         "skipped": {"bad": {"frames": 3, "examples": ["p", "q"]}},
     }
+    again = merge_info([merge_info(pieces), {"licence": "C", "units": 1}])
+    assert again["varies"] == {"licence": ["A", "B", "C"]}
     labels = [{"labels": {"energy": {"key": key, "found": 1, "of": 1}}, "source": key} for key in "ab"]
     with pytest.raises(DataError, match="different keys: a in a, b in b"):
         merge_info(labels)
@@ -267,3 +269,46 @@ def test_partial_folder_of_a_foreign_kind_is_not_mixed_in(sources, tmp_path):
     convert(sources, tmp_path / "out")
     shutil.copytree(tmp_path / "out", tmp_path / ".other.partial" / "part_000000")
     assert len(convert(sources[:1], tmp_path / "other").store) == 5
+
+
+def test_interrupted_replacement_is_not_mistaken_for_the_store_that_is_there(sources, tmp_path):
+    out = tmp_path / "out"
+    convert(sources[:2], out)
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED.replace("convert(sources, out)", "convert(sources, out, overwrite=True)"))
+    run = subprocess.run(
+        [sys.executable, script, "30", out, *sources], cwd=ROOT, check=False, capture_output=True
+    )
+    assert run.returncode == -signal.SIGKILL
+    with pytest.raises(DataError, match="exists already"):
+        convert(sources, out)
+    assert len(FrameStore.open(out)) == 10
+    assert len(convert(sources, out, overwrite=True).store) == 30
+
+
+PLACED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from atomml.datasets import conversion, convert
+out, *sources = sys.argv[1:]
+real = shutil.rmtree
+def dying(path, *arguments, **more):
+    if Path(path).suffix == ".partial" and Path(out).is_dir():
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(path, *arguments, **more)
+conversion.shutil.rmtree = dying
+conversion.GROUP_BYTES = 1
+convert(sources, out)
+"""
+
+
+def test_killed_after_the_store_was_placed_only_tidies_up(sources, tmp_path):
+    out, script = tmp_path / "out", tmp_path / "killed.py"
+    script.write_text(PLACED)
+    run = subprocess.run([sys.executable, script, out, *sources], cwd=ROOT, check=False, capture_output=True)
+    assert run.returncode == -signal.SIGKILL
+    assert (tmp_path / ".out.partial").is_dir()
+    before = content(out)
+    assert convert(sources, out).resumed == 12
+    assert content(out) == before
+    assert not (tmp_path / ".out.partial").exists()
