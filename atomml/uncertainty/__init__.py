@@ -1,0 +1,1 @@
+"""Uncertainty of energies, forces and stress."""
