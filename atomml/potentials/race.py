@@ -96,8 +96,8 @@ class RACE(nn.Module):
     of all layers side by side, so that energies = bias + features · `last_layer`; with ``heads`` K > 1 the last
     matrix has K columns and the energy is their mean. ``layers`` are the natural-parity features.
 
-    Exactly invariant under rotations, mirrors, translations and permutations; twice continuously differentiable
-    at the cutoff.
+    Exactly invariant under rotations, mirrors, translations and permutations; three times continuously
+    differentiable at the cutoff.
 
     Args:
         config: sizes.
@@ -113,9 +113,9 @@ class RACE(nn.Module):
         self.cutoff, self.channels = config.cutoff, config.channels
         self.degrees = list(range(config.lmax_harmonics + 1))
         self.embedding = nn.Parameter(torch.randn(n_species, config.channels))
-        parities = [
-            2 if config.parity == "both" and 1 < t < config.layers else 1 for t in range(config.layers + 1)
-        ]
+        # no odd path leads to a scalar, so that what is unnatural after the last layer but one cannot reach the energy
+        carried = range(2, config.layers - 1) if config.parity == "both" else ()
+        parities = [2 if t in carried else 1 for t in range(config.layers + 1)]
         self.layers = nn.ModuleList(
             RACELayer(
                 config,
