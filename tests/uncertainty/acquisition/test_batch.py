@@ -174,5 +174,5 @@ def test_determinants_beat_random_choice_in_bayesian_linear_regression():
             weights = np.linalg.solve(training_precision(seen / noise, 1.0), seen.T @ targets / noise**2)
             errors[name].append(np.sqrt(np.mean((test @ (weights - truth)) ** 2)))
     mean = {name: np.mean(values) for name, values in errors.items()}
-    assert mean["llpr_maxdet"] < 0.8 * mean["random"]
-    assert mean["batch_bald"] < 0.9 * mean["random"]
+    assert mean["llpr_maxdet"] < 0.5 * mean["random"]
+    assert mean["batch_bald"] < 0.5 * mean["random"]
