@@ -1,4 +1,4 @@
-"""IVON: a Gaussian posterior with independent weights, learned by an optimiser that costs as much as Adam."""
+"""IVON: a Gaussian posterior with independent weights, learned by an optimiser in the place of Adam."""
 
 from __future__ import annotations
 
@@ -90,22 +90,23 @@ class IVON(Optimizer):
         super().__init__(params, settings)
         for group in self.param_groups:
             _require_settings(group)
+        self._inside = False
         self._forget()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._inside = False
         self._forget()
 
     def _forget(self) -> None:
         """Drop the samples since the last step."""
-        self._inside = False
         self._shifts: dict[Tensor, Tensor] = {}  # θ − m of the sample whose gradient is still in .grad
         self._sums: dict[Tensor, tuple[Tensor, Tensor]] = {}  # Σ ∇ℓ and Σ (θ − m) ∇ℓ of the earlier ones
         self._samples = 0
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients and all samples since the last step."""
-        self._shifts, self._sums, self._samples = {}, {}, 0
+        self._forget()
         super().zero_grad(set_to_none)
 
     def _free(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
@@ -195,7 +196,7 @@ class IVON(Optimizer):
                 if p in self._sums:
                     gradient, product = (total / self._samples for total in self._sums[p])
                     self._update(p, group, gradient, product)
-        self._sums, self._samples = {}, 0
+        self._forget()
         return loss
 
     def _update(self, p: Tensor, group: dict[str, Any], gradient: Tensor, product: Tensor) -> None:

@@ -26,9 +26,9 @@ class SwagMoments:
 
         N(θ̄_n, ½ (diag Σ + D Dᵀ/(K − 1)))                      (K: columns of D).
 
-    As in the source, a deviation from a running mean of i snapshots is short by (i − 1)/i in variance, so the
-    part from D is small for few snapshots: by 14 % in all when all of n = 20 are kept, by less than 1/(n − K)
-    when K of many are.
+    As in the source, deviations are from the running mean. That of the i-th snapshot has (1 − 1/i) times the
+    variance of the snapshots (the first is zero), so that D gives 86 % of it when all of 20 are kept, and all
+    of it when K of many are.
 
     Attributes:
         rank: greatest K, at least 2.
