@@ -113,7 +113,7 @@ class RACE(nn.Module):
         self.cutoff, self.channels = config.cutoff, config.channels
         self.degrees = list(range(config.lmax_harmonics + 1))
         self.embedding = nn.Parameter(torch.randn(n_species, config.channels))
-        # no odd path leads to a scalar, so that what is unnatural after the last layer but one cannot reach the energy
+        # no odd path leads to a scalar: what is unnatural after the last layer but one cannot reach the energy
         carried = range(2, config.layers - 1) if config.parity == "both" else ()
         parities = [2 if t in carried else 1 for t in range(config.layers + 1)]
         self.layers = nn.ModuleList(

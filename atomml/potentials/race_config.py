@@ -29,7 +29,7 @@ class RACEConfig(HeadsConfig):
     """Number of layers; the features of layer t are of body order t + 1."""
     parity: Literal["natural", "both"] = "natural"
     """Features carried: ``natural`` those that mirror like spherical harmonics (scalars, vectors, …), ``both``
-    also pseudoscalars, axial vectors and so on, as published, for twice the cost. Both respect mirror symmetry.
+    also pseudoscalars, axial vectors and so on, as published, at a higher cost. Both respect mirror symmetry.
     Unnatural features arise in the second layer and reach the energy in the fourth; with fewer layers both
     choices are the same network."""
     radial_basis: PositiveInt = 8
