@@ -29,8 +29,12 @@ EnergyNoiseKind = Literal["sum", "mean"]
 
 QUIET_START = 0.1
 """Factor of the last weights: an untrained head then gives its typical deviations, nearly the same everywhere."""
-TYPICAL = {"forces": 0.1, "energy": 0.02, "stress": 0.01}
-"""Deviations at the start in units of the scale of the forces: component, atomic energy in Å, stress in Å⁻²."""
+TYPICAL = {"forces": 1.0, "energy": 0.2, "stress": 0.1}
+"""Deviations at the start in units of the scale of the forces: component, atomic energy in Å, stress in Å⁻².
+
+About the errors of an untrained network, and rather more: a deviation that is too large is unlearned with a gradient
+of (1 − d²/σ²)/2 < 1/2, one that is ten times too small with one of a hundred, which the moments of the optimiser
+remember for long and a clipped norm takes from the rest of the network."""
 _ATOMIC = ("forces", "energy", "hydrostatic", "deviatoric")
 
 

@@ -64,9 +64,8 @@ def force_nll(
 
     An atom with one component of its label missing has no label: its ``mask`` is False.
     """
-    eye = torch.eye(3, dtype=d.dtype, device=d.device)
     d, log_det = _kept(d.detach() if detach else d, mask, 0.0), _kept(log_det, mask, 0.0)
-    precision = precision if mask is None else torch.where(mask[:, None, None], precision, eye)
+    precision = _kept(precision, mask, 0.0)
     quadratic = torch.einsum("ni,nij,nj->n", d, precision, d)
     return _bracket(quadratic, log_det, _mean_variance(precision, log_det), 3, lambda_, beta, constant, mask)
 
