@@ -1,4 +1,4 @@
-"""Measures of predicted deviations: proper scores, calibration, ranking, detection; and their figures."""
+"""Measures of predicted deviations: proper scores, calibration, ranking, detection. Figures: `.figures`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from atomml.uncertainty.metrics.detection import (
     sparsification,
     sparsification_error,
 )
-from atomml.uncertainty.metrics.figures import error_figure, reliability_figure, sparsification_figure
 from atomml.uncertainty.metrics.report import (
     energy_measures,
     force_measures,
@@ -59,7 +58,6 @@ __all__ = [
     "ellipsoid_probability",
     "energy_measures",
     "energy_score",
-    "error_figure",
     "expected_normalized_error",
     "false_positive_rate",
     "force_measures",
@@ -72,7 +70,6 @@ __all__ = [
     "ood_measures",
     "pit",
     "relative_log_likelihood",
-    "reliability_figure",
     "risk_coverage",
     "risk_coverage_area",
     "root_calibration_error",
@@ -80,7 +77,6 @@ __all__ = [
     "sharpness",
     "sparsification",
     "sparsification_error",
-    "sparsification_figure",
     "spearman",
     "squared_calibration_error",
     "stress_measures",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import rankdata
 
 from atomml.errors import DataError
 from atomml.shapes import Float64, ndarray
-from atomml.uncertainty.metrics.values import check_finite, check_scalars
+from atomml.uncertainty.metrics.values import check_finite, check_scalars, ranks
 
 __all__ = [
     "auroc",
@@ -32,8 +31,8 @@ def auroc(known: Float64[ndarray, " known"], unusual: Float64[ndarray, " unusual
     """
     _check_scores(known, unusual)
     n = len(unusual)
-    ranks = rankdata(np.concatenate([unusual, known]))[:n]
-    return float((ranks.sum() - n * (n + 1) / 2) / (n * len(known)))
+    above = ranks(np.concatenate([unusual, known]))[:n]
+    return float((above.sum() - n * (n + 1) / 2) / (n * len(known)))
 
 
 def false_positive_rate(

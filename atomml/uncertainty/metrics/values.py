@@ -12,8 +12,9 @@ import numpy as np
 from atomml.errors import DataError
 from atomml.shapes import Float64, ndarray
 
-__all__ = ["PrincipalErrors", "check_finite", "check_scalars", "principal_axes", "vector_magnitudes"]
+__all__ = ["PrincipalErrors", "check_finite", "check_scalars", "principal_axes", "ranks", "vector_magnitudes"]
 
+SINGLE = 1e-7  # rounding of covariances that were computed in single precision
 MORE_NOISE = "give the potential a noise head or more members, or calibrate with the method 'affine'"
 
 
@@ -66,7 +67,8 @@ def principal_axes(
     Args:
         error: label − prediction.
         cov: symmetric, positive definite covariances.
-        singular: zero variances are allowed (and variances negative by rounding become zero).
+        singular: zero variances are allowed, as of a covariance of few members. Without this, a variance below 1e-7
+            of the largest along the other axes is refused: such a number is rounding.
 
     Raises:
         DataError: different shapes, no values, a value that is not finite, a covariance that is not symmetric or
@@ -82,8 +84,7 @@ def principal_axes(
             f"{int(skew.sum())} covariances are not symmetric.", where=f"cov[{int(np.argmax(skew))}]"
         )
     variances, axes = np.linalg.eigh(cov)
-    if singular:
-        variances = np.where(variances < -1e-12 * size[:, None], variances, np.maximum(variances, 0.0))
+    variances = np.where(np.abs(variances) <= SINGLE * size[:, None], 0.0, variances)
     _positive(variances, "cov", "variances along the axes of the covariance", zero=singular)
     return PrincipalErrors(np.einsum("nij,ni->nj", axes, error), variances)
 
@@ -94,6 +95,12 @@ def vector_magnitudes(
     """|error|/√d and √(tr Σ/d) of each vector: a scalar error and its deviation that no rotation changes."""
     d = error.shape[1]
     return np.linalg.norm(error, axis=1) / np.sqrt(d), np.sqrt(np.trace(cov, axis1=1, axis2=2) / d)
+
+
+def ranks(values: Float64[ndarray, " n"]) -> Float64[ndarray, " n"]:
+    """Ranks from 1; equal values share their mean rank."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[group]
 
 
 def _same_length(error: ndarray, other: ndarray, name: str) -> None:

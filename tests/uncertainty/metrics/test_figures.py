@@ -5,12 +5,8 @@ import numpy as np
 import pytest
 
 from atomml.errors import DataError
-from atomml.uncertainty.metrics import (
-    central_probability,
-    error_figure,
-    reliability_figure,
-    sparsification_figure,
-)
+from atomml.uncertainty.metrics import central_probability
+from atomml.uncertainty.metrics.figures import error_figure, reliability_figure, sparsification_figure
 from tests.uncertainty.metrics.samples import scalars
 
 
