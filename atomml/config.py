@@ -95,7 +95,7 @@ def _scalar(text: str) -> Any:
 
 
 def _describe(model: type[BaseModel], item: Any) -> str:
-    path = ".".join(str(part) for part in item["loc"])
+    path = ".".join(_without_tags(model, item["loc"]))
     if item["type"] in ("union_tag_not_found", "union_tag_invalid"):
         choices = item["ctx"].get("expected_tags") or ", ".join(_kinds(model, item["loc"]))
         return f"{path}.kind: choose one of {choices}"
@@ -107,6 +107,17 @@ def _describe(model: type[BaseModel], item: Any) -> str:
     near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
     return f"{path}: unknown key; {hint}"
+
+
+def _without_tags(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    """A location as it is written in a file: without the names that choose between models."""
+    kept: list[str] = []
+    for k, part in enumerate(loc):
+        field = model.model_fields.get(str(loc[k - 1])) if k == 1 else None
+        chooses = field is not None and len(_models_in(field.annotation)) > 1
+        if not (chooses and str(part) not in _field_names(model, loc[:k]) and k < len(loc) - 1):
+            kept.append(str(part))
+    return kept
 
 
 def _field_names(model: type[BaseModel], loc: tuple[Any, ...]) -> set[str]:

@@ -31,6 +31,7 @@ class Setting:
         meaning: docstring of the field.
         group: whether the key holds further keys.
         variant: name of the model this belongs to, where a choice of models starts.
+        optional: whether the group may be absent and is by default.
     """
 
     key: str
@@ -41,6 +42,7 @@ class Setting:
     meaning: str
     group: bool = False
     variant: str | None = None
+    optional: bool = False
 
 
 def settings_of(model: type[BaseModel]) -> list[Setting]:
@@ -60,6 +62,9 @@ def template_of(model: type[BaseModel]) -> str:
         if skipped is not None and setting.key.startswith(skipped):
             continue
         skipped = None
+        if setting.optional:
+            skipped = f"{setting.key}."
+            continue
         path = setting.key.split(".")
         indent = 2 * (len(path) - 1)
         name, _, _ = path[-1].partition("[")
@@ -82,7 +87,8 @@ def _walk(model: type[BaseModel], prefix: str, values: BaseModel | None) -> Iter
         default = own if values is None else getattr(values, name)
         members = _group_members(field.annotation)
         meaning = _one_line(field.description)
-        if not members:
+        optional = bool(members) and not required and default is None
+        if not members or optional:
             plain = None if required else _plain(default)
             yield Setting(
                 key=prefix + name,
@@ -92,6 +98,7 @@ def _walk(model: type[BaseModel], prefix: str, values: BaseModel | None) -> Iter
                 example=_example(field, plain, required),
                 meaning=meaning,
             )
+        if not members:
             continue
         for member in members:
             variant = _variant(member) if len(members) > 1 else None
@@ -105,6 +112,7 @@ def _walk(model: type[BaseModel], prefix: str, values: BaseModel | None) -> Iter
                 meaning=_one_line(inspect.getdoc(member)) or meaning,
                 group=True,
                 variant=variant,
+                optional=optional,
             )
             inner = default if isinstance(default, member) else None
             yield from _walk(member, f"{key}.", inner)
@@ -120,7 +128,7 @@ def _group_members(annotation: Any) -> list[type[BaseModel]]:
         return [annotation]
     if get_origin(annotation) is Annotated:
         return _group_members(get_args(annotation)[0])
-    parts = [_group_members(part) for part in get_args(annotation)]
+    parts = [_group_members(part) for part in get_args(annotation) if part is not NoneType]
     if get_origin(annotation) in (Literal, list, dict, tuple) or not parts or not all(parts):
         return []
     return [member for part in parts for member in part]
@@ -183,6 +191,8 @@ def _type_text(annotation: Any, metadata: list[Any] | None = None) -> str:
     elif parts:
         text = " | ".join(dict.fromkeys(_type_text(part) for part in parts))
     else:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return "group"
         names = {str: "text", int: "integer", float: "number", bool: "true | false", NoneType: "null"}
         text = names.get(annotation, getattr(annotation, "__name__", str(annotation)))
     return text + _limits(metadata or [])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from atomml.datasets.ase_files import from_ase, read_ase
 from atomml.datasets.conditions import rows_where
 from atomml.datasets.conversion import convert, verify_conversion
+from atomml.datasets.fingerprints import frame_fingerprints
 from atomml.datasets.frame import Frame, Skipped
 from atomml.datasets.labels import LabelKeys
 from atomml.datasets.packing import pack_frames
@@ -44,6 +45,7 @@ __all__ = [
     "concatenate",
     "convert",
     "data_report",
+    "frame_fingerprints",
     "from_ase",
     "from_table",
     "isolated_atoms",

@@ -124,6 +124,12 @@ class NoiseHeads(nn.Module):
         with torch.no_grad():
             self.log_std.copy_(typical.log().expand_as(self.log_std))
 
+    @torch.no_grad()
+    def untemper(self, *, energy: float, forces: float) -> None:
+        """Divide the variances by λ, which a loss with λ on its quadratic part has multiplied them by."""
+        self.log_std[:, 0] -= 0.5 * math.log(forces)
+        self.log_std[:, 1] -= 0.5 * math.log(energy)
+
     def forward(
         self,
         layers: Sequence[Float[Tensor, "atoms dim _"]],

@@ -83,4 +83,6 @@ class RadialNetwork(nn.Module):
     def forward(self, r: Float[Tensor, " edges"]) -> Float[Tensor, "edges groups channels"]:
         """Radial weights for distances r in Å."""
         u = polynomial_envelope(r, self.cutoff, self.envelope_power)
-        return (self.network(self.basis(r)) * u[:, None]).unflatten(-1, self.shape)
+        # the last layer is linear without bias, and has far more outputs than inputs
+        hidden = self.network[:-1](self.basis(r))
+        return self.network[-1](hidden * u[:, None]).unflatten(-1, self.shape)

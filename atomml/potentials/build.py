@@ -8,9 +8,11 @@ import torch
 
 from atomml.errors import ConfigError
 from atomml.kernels.cp_factors import CPFactors, load_factors, load_group_factors
+from atomml.nn.noise import NoiseHeads
 from atomml.nn.repulsion import ZBL
-from atomml.potentials.config import ModelConfig, PaperTDNConfig, TDNConfig
+from atomml.potentials.config import ModelConfig, PaperTDNConfig, RACEConfig, TDNConfig
 from atomml.potentials.potential import Potential
+from atomml.potentials.race import RACE
 from atomml.potentials.tdn import TDN
 from atomml.potentials.tdn_paper import MAX_ATOMIC_NUMBER, PaperTDN
 
@@ -24,6 +26,8 @@ def factors_for(config: ModelConfig) -> dict[str, CPFactors]:
         ConfigError: path weights without factors for them.
         UnsupportedError: a rank for which no factors are shipped.
     """
+    if isinstance(config, RACEConfig):
+        return {}
     if isinstance(config, PaperTDNConfig):
         return {"convolution": load_factors(config.lmax, "so3", config.rank)}
     shared = load_factors(config.lmax, config.coupling, config.rank)
@@ -79,17 +83,23 @@ def build_potential(
             fix="use kind: tdn",
         )
     factors = factors_for(config) if factors is None else factors
+    neighbors = max(average_neighbors, 1.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body: torch.nn.Module
         match config:
             case TDNConfig():
                 convolution, product = factors["convolution"], factors["product"]
-                body = TDN(config, len(elements), max(average_neighbors, 1.0), convolution, product)
-                torch.nn.init.constant_(body.bias, shift / scale)
+                body = TDN(config, len(elements), neighbors, convolution, product)
+            case RACEConfig():
+                body = RACE(config, len(elements), neighbors)
             case PaperTDNConfig():
                 body, scale = PaperTDN(config, list(elements), factors["convolution"]), 1.0
-    zbl = isinstance(config, TDNConfig) and config.zbl
+        noise = repulsion = None
+        if not isinstance(config, PaperTDNConfig):
+            torch.nn.init.constant_(body.bias, shift / scale)  # type: ignore[arg-type]
+            noise = _noise_heads(config, len(elements), scale)
+            repulsion = ZBL(list(elements), config.cutoff) if config.zbl else None
     return Potential(
         body,
         config,
@@ -98,7 +108,25 @@ def build_potential(
         scale=scale,
         average_neighbors=average_neighbors,
         factors=factors,
-        repulsion=ZBL(list(elements), config.cutoff) if zbl else None,
+        repulsion=repulsion,
+        noise=noise,
+    )
+
+
+def _noise_heads(config: TDNConfig | RACEConfig, n_species: int, scale: float) -> NoiseHeads | None:
+    wanted = config.noise
+    if wanted is None:
+        return None
+    widths = [config.channels] * config.layers
+    return NoiseHeads(
+        wanted.forces,
+        wanted.energy,
+        config.lmax,
+        widths,
+        n_species,
+        scale,
+        hidden=wanted.hidden,
+        vectors=wanted.vectors,
     )
 
 

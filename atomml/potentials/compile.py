@@ -126,10 +126,17 @@ def _require_tdn(potential: Potential) -> None:
         raise UnsupportedError("This model is compiled already.", fix="compile the model that it came from")
     if not isinstance(potential.config, TDNConfig):
         raise UnsupportedError(
-            f"A model of kind {potential.config.kind} cannot be compiled: attention weights depend on both atoms"
-            " of a pair, not on their distance alone, and its forces are no derivative of its energy.",
+            f"A model of kind {potential.config.kind} cannot be compiled: only the conservative tensor"
+            " decomposition network has a fused evaluation.",
             where="kind",
             fix="train a model with kind: tdn",
+        )
+    if potential.config.heads > 1 or potential.config.noise is not None:
+        raise UnsupportedError(
+            "A model with several energy heads or predicted deviations cannot be compiled: the fused evaluation"
+            " gives energy, forces and stress only.",
+            where="model.heads, model.noise",
+            fix="use the model itself where deviations matter, and train one without them for speed",
         )
 
 

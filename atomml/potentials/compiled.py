@@ -121,14 +121,21 @@ class CompiledPotential(Potential):
         return self
 
     def forward(
-        self, graph: Data, *, forces: bool = True, stress: bool = False, create_graph: bool = False
+        self,
+        graph: Data,
+        *,
+        forces: bool = True,
+        stress: bool = False,
+        create_graph: bool = False,
+        noise_feedback: float = 1.0,
+        along: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """As `Potential.forward`, without a graph for differentiation.
 
         Raises:
-            UnsupportedError: an element the model does not know; ``create_graph``.
+            UnsupportedError: an element the model does not know; ``create_graph``; ``along``.
         """
-        if create_graph:
+        if create_graph or along is not None:
             raise UnsupportedError("A compiled model cannot be differentiated again.", fix=INFERENCE_ONLY)
         if self.engine == "torch":
             with torch.no_grad():
@@ -190,9 +197,11 @@ class CompiledPotential(Potential):
         super().train(False)
         return self
 
-    def _evaluate(self, structures: list[Atoms], forces: bool, stress: bool) -> dict[str, Any]:
+    def _evaluate(
+        self, structures: list[Atoms], forces: bool, stress: bool, **options: Any
+    ) -> dict[str, Any]:
         if not self.takes_arrays:
-            return super()._evaluate(structures, forces, stress)
+            return super()._evaluate(structures, forces, stress, **options)
         return self.evaluate_arrays(*_joined(structures, self.cutoff), stress=stress)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledPotential:  # type: ignore[override]

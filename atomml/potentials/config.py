@@ -7,17 +7,19 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from atomml.config import Config
+from atomml.potentials.noise_config import HeadsConfig, NoiseConfig
+from atomml.potentials.race_config import RACEConfig
 
-__all__ = ["ModelConfig", "PaperTDNConfig", "TDNConfig"]
+__all__ = ["ModelConfig", "NoiseConfig", "PaperTDNConfig", "RACEConfig", "TDNConfig"]
 
 Rank = Literal["exact", "7L2"] | PositiveInt
 
 
-class TDNConfig(Config):
+class TDNConfig(HeadsConfig):
     """Conservative tensor decomposition network: forces and stress are derivatives of one energy."""
 
     kind: Literal["tdn"] = "tdn"
-    """Which network: ``tdn`` (this one) or ``tdn_paper``."""
+    """Which network: ``tdn`` (this one), ``race`` or ``tdn_paper``."""
     cutoff: PositiveFloat = 5.0
     """Radius in Å within which atoms see each other in one layer."""
     lmax: int = Field(default=2, ge=1, le=4)
@@ -86,4 +88,4 @@ class PaperTDNConfig(Config):
     """Average number of neighbours, which scales the sums over them."""
 
 
-ModelConfig = Annotated[TDNConfig | PaperTDNConfig, Field(discriminator="kind")]
+ModelConfig = Annotated[TDNConfig | RACEConfig | PaperTDNConfig, Field(discriminator="kind")]

@@ -23,21 +23,31 @@ if TYPE_CHECKING:
     from atomml.kernels.cp_factors import CPFactors
     from atomml.potentials.compiled import CompiledPotential
     from atomml.potentials.potential import Potential
-    from atomml.shapes import Float64
+    from atomml.shapes import Float64, Tensor
 
-__all__ = ["FORMAT_VERSION", "bundled_models", "load_model", "read_header", "save_model"]
+__all__ = [
+    "FORMAT_VERSION",
+    "bundled_models",
+    "load_model",
+    "potential_of",
+    "read_header",
+    "read_model",
+    "save_model",
+]
 
 FORMAT = "atomml-model"
-FORMAT_VERSION = 2
-"""The newest version that is read. A file states the oldest one that describes it: 2 for a compiled model, else 1."""
+FORMAT_VERSION = 3
+"""The newest version that is read. A file states the oldest one that describes it: 3 with an uncertainty, 2 for a
+compiled model, else 1."""
 KEY = "atomml"
 UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å³ (ASE sign, Voigt order)"}
 FACTOR_FACTS = ("lmax", "kind", "rank", "error", "grouping", "conditioning", "seed", "method")
 
 Tensors = dict[str, Any]
 Upgrade = Callable[[dict[str, Any], Tensors], tuple[dict[str, Any], Tensors]]
-UPGRADES: dict[int, Upgrade] = {1: lambda header, tensors: (header, tensors)}
-"""Functions that bring the header and the tensors of version n to version n + 1. 2 only adds compiled models."""
+UPGRADES: dict[int, Upgrade] = dict.fromkeys((1, 2), lambda header, tensors: (header, tensors))
+"""Functions that bring the header and the tensors of version n to version n + 1. 2 only adds compiled models, 3
+what is known about the uncertainty."""
 
 
 def save_model(
@@ -48,6 +58,8 @@ def save_model(
     data: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     licence: str = "not stated",
+    uncertainty: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write ``potential`` to ``path``; a file already there is replaced only when the new one is complete.
 
@@ -58,6 +70,8 @@ def save_model(
         data: fingerprint and description of the training data.
         metrics: errors measured at the end of training.
         licence: terms under which the model may be used.
+        uncertainty: the entry of that name in the header; `atomml.uncertainty.save_model` makes it.
+        extra: tensors to add, or to put in place of the weights.
 
     Raises:
         ModelFileError: the file cannot be written (no space, no permission).
@@ -72,6 +86,9 @@ def save_model(
     if isinstance(potential, CompiledPotential):
         tensors |= _tensors_of_tables(potential)
         header |= {"format_version": 2, "compiled": potential.compilation | {"offsets": potential.offsets}}
+    if uncertainty is not None:
+        header |= {"format_version": 3, "uncertainty": dict(uncertainty)}
+    tensors |= extra or {}
     header |= {
         "training": dict(training or {}),
         "data": dict(data or {}),
@@ -88,9 +105,10 @@ def load_model(
     device: str = "cpu",
     dtype: Literal["float32", "float64"] | None = None,
 ) -> Potential:
-    """Load a potential from a model file, or a bundled one by its name ("demo").
+    """Load a potential from a model file, or a bundled one by its name ("demo"), without its uncertainty.
 
-    The file of a compiled model gives a `CompiledPotential`.
+    The file of a compiled model gives a `CompiledPotential`. With deviations: `atomml.uncertainty.load_model`, which
+    is also `atomml.load`.
 
     Args:
         path: a file, or the name of a model in the package.
@@ -98,22 +116,65 @@ def load_model(
         dtype: precision; that of the file by default.
 
     Raises:
-        ModelFileError: no such file, not a model file, truncated, of a newer version, or inconsistent.
+        ModelFileError: no such file, not a model file, truncated, of a newer version, or inconsistent; several
+            members.
         ConfigError: there is no such device.
     """
-    import torch
-    from pydantic import TypeAdapter
+    from atomml.potentials.devices import find_device
+
+    where = find_device(device)
+    header, tensors = read_model(path)
+    if header.get("uncertainty", {}).get("members", 1) > 1:
+        raise ModelFileError(
+            f"The file holds {header['uncertainty']['members']} members, not one potential.",
+            where=str(path),
+            fix="load it by atomml.load; train or compile a single model",
+        )
+    return potential_of(header, tensors, path, dtype=dtype).to(where).eval()
+
+
+def read_model(path: str | Path) -> tuple[dict[str, Any], Tensors]:
+    """Header and tensors of a model file, brought to the newest version.
+
+    Raises:
+        ModelFileError: no such file, not a model file, truncated, or of a newer version.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from atomml.potentials.build import build_potential
-    from atomml.potentials.config import ModelConfig
-    from atomml.potentials.devices import find_device
-
-    path, where = _resolve(path), find_device(device)
+    path = _resolve(path)
     header = read_header(path)
     try:
-        header, tensors = _upgrade(header, load_file(path), path)
+        return _upgrade(header, load_file(path), path)
+    except SafetensorError as error:
+        raise _inconsistent(error, path) from error
+
+
+def potential_of(
+    header: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    path: str | Path,
+    *,
+    dtype: Literal["float32", "float64"] | None = None,
+) -> Potential:
+    """The potential that a header and its tensors describe, on the CPU.
+
+    Args:
+        header: of a model file.
+        tensors: with the weights as ``weights.<name>``.
+        path: named in errors.
+        dtype: precision; that of the file by default.
+
+    Raises:
+        ModelFileError: header and tensors do not fit together.
+    """
+    import torch
+    from pydantic import TypeAdapter
+
+    from atomml.potentials.build import build_potential
+    from atomml.potentials.config import ModelConfig
+
+    try:
         potential = build_potential(
             TypeAdapter(ModelConfig).validate_python(header["config"]),
             elements=header["elements"],
@@ -124,17 +185,21 @@ def load_model(
             factors=_factors_of_tensors(header["factors"], tensors),
         )
         if "compiled" in header:
-            potential = _with_tables(potential, header["compiled"], tensors)
+            potential = _with_tables(potential, header["compiled"], dict(tensors))
         potential = potential.to(dtype=getattr(torch, dtype or header["dtype"]))
         potential.load_state_dict(
             {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
         )
-    except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise ModelFileError(
-            f"The model file is inconsistent: {error}", where=str(path), fix="get a fresh copy of the file"
-        ) from error
-    potential.metadata = header
-    return potential.to(where).eval()
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise _inconsistent(error, path) from error
+    potential.metadata = dict(header)
+    return potential
+
+
+def _inconsistent(error: Exception, path: str | Path) -> ModelFileError:
+    return ModelFileError(
+        f"The model file is inconsistent: {error}", where=str(path), fix="get a fresh copy of the file"
+    )
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -212,7 +277,7 @@ def _tensors_of_factors(factors: Mapping[str, CPFactors]) -> Tensors:
     }
 
 
-def _factors_of_tensors(table: Mapping[str, Any], tensors: Tensors) -> dict[str, CPFactors]:
+def _factors_of_tensors(table: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, CPFactors]:
     from atomml.kernels.cp_factors import CPFactors
 
     def matrix(role: str, name: str) -> Float64[ndarray, "dim rank"]:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
-from ase import Atoms
 from ase.data import chemical_symbols
-from ase.stress import full_3x3_to_voigt_6_stress
 from torch import nn
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Data
 
 from atomml.errors import UnsupportedError
-from atomml.graph.atom_graph import EdgeIndex, edge_index_of, edge_vectors, graph_from_ase
+from atomml.graph.atom_graph import EdgeIndex, edge_index_of, edge_vectors
 from atomml.kernels.cp_factors import CPFactors
 from atomml.nn.constants import ConstantModule
+from atomml.nn.noise import NoiseHeads
+from atomml.potentials.body import BodyOutput
 from atomml.potentials.config import ModelConfig
-from atomml.potentials.prediction import Prediction
+from atomml.potentials.predictor import Predictor
 from atomml.shapes import Float, Float64, Int64, Tensor
 
 __all__ = ["Potential"]
@@ -34,7 +35,7 @@ class _References(ConstantModule):
         self.add_constant("e0", np.asarray(e0, dtype=np.float64), always_float64=True)
 
 
-class Potential(nn.Module):
+class Potential(Predictor):
     """E = Σ_i (E0[z_i] + scale · ε_i) with ε from the body, F = −∂E/∂r, σ = (1/V) ∂E/∂strain.
 
     Energies are summed in float64. Forces and stress come from one derivative with respect to the edge vectors
@@ -62,9 +63,10 @@ class Potential(nn.Module):
         average_neighbors: float,
         factors: Mapping[str, CPFactors],
         repulsion: nn.Module | None = None,
+        noise: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.body, self.config, self.repulsion = body, config, repulsion
+        self.body, self.config, self.repulsion, self.noise = body, config, repulsion, noise
         self.elements = tuple(int(z) for z in elements)
         self.references = _References(e0)
         self.scale, self.average_neighbors = float(scale), float(average_neighbors)
@@ -100,15 +102,46 @@ class Potential(nn.Module):
         """Device of the weights."""
         return next(self.parameters()).device
 
+    def last_layer(self) -> Float[Tensor, "features heads"]:
+        """W of the last linear layer: the energies of the heads are scale · (bias + features W).
+
+        Raises:
+            UnsupportedError: a network without such a layer.
+        """
+        if not hasattr(self.body, "last_layer"):
+            raise UnsupportedError(
+                f"A network of kind {self.config.kind} has no linear last layer.", fix="use kind: tdn or race"
+            )
+        return cast(Any, self.body).last_layer()
+
     def forward(
-        self, graph: Data, *, forces: bool = True, stress: bool = False, create_graph: bool = False
+        self,
+        graph: Data,
+        *,
+        forces: bool = True,
+        stress: bool = False,
+        create_graph: bool = False,
+        noise_feedback: float = 1.0,
+        along: Float[Tensor, "features directions"] | None = None,
     ) -> dict[str, Tensor]:
         """Evaluate a graph or a batch of B graphs with N atoms.
 
+        Args:
+            graph: structures with their neighbours.
+            forces: compute them.
+            stress: compute it.
+            create_graph: let the derivatives be differentiated.
+            noise_feedback: factor of the gradient that passes from the predicted deviations to the body.
+            along: directions d_r [P, R] in the space of the last layer's weights: the energies scale · Σ_i f_i·d_r
+                and their derivatives, one more backward pass for each, are added as ``energies_along`` [N, R],
+                ``forces_along`` [R, N, 3] and ``stress_along`` [R, B, 3, 3].
+
         Returns:
-            ``energy`` [B] eV, ``energies`` [N] eV, ``features`` [N, C] and, when asked for, ``forces`` [N, 3]
+            ``energy`` [B] eV, ``energies`` [N] eV, ``features`` [N, P] and, when asked for, ``forces`` [N, 3]
             eV/Å and ``stress`` [B, 3, 3] eV/Å³ (NaN for a graph that is not periodic in three directions);
-            all but the features float64. With ``create_graph`` the derivatives can be differentiated.
+            all but the features float64. ``energy_members`` [B, K] and ``energies_members`` [N, K] for several heads.
+            With predicted deviations ``energy_var`` [B], ``energies_var`` [N], ``stress_var`` [B, 2] and
+            ``forces_cov``, ``forces_precision`` [N, 3, 3], ``forces_log_det`` [N]; see `atomml.nn.noise`.
 
         Raises:
             UnsupportedError: an element the model does not know; stress from a direct-force model.
@@ -116,81 +149,66 @@ class Potential(nn.Module):
         if stress and not self.conservative:
             raise UnsupportedError("A model with direct forces has no stress.", fix="ask for forces only")
         species = self._species(graph.z)
-        index = edge_index_of(graph)
-        batch = (
-            graph.batch if hasattr(graph, "batch") and graph.batch is not None else torch.zeros_like(species)
+        structure = _Structure(
+            species,
+            edge_index_of(graph),
+            graph.batch if getattr(graph, "batch", None) is not None else torch.zeros_like(species),
+            graph,
         )
         derive = self.conservative and (forces or stress)
         with torch.enable_grad() if derive else torch.set_grad_enabled(torch.is_grad_enabled()):
             vectors = edge_vectors(graph).to(self.dtype).detach().requires_grad_(derive)
-            energies, features, direct = self._energies(species, vectors, index, batch, len(graph.cell))
-            out = {"energies": energies, "features": features}
-            out["energy"] = energies.new_zeros(len(graph.cell)).index_add(0, batch, energies)
+            energies, body = self._energies(structure, vectors)
+            out = {"energies": energies, "features": body.features, "energy": structure.sums(energies)}
+            if body.members is not None:
+                members = energies[:, None] + self.scale * (body.members - body.energies[:, None]).double()
+                out |= {"energies_members": members, "energy_members": structure.sums(members)}
+            projected = (
+                None if along is None else self.scale * (body.features @ along.to(self.dtype)).double()
+            )
             if derive:
-                pair = _pair_forces(energies, vectors, create_graph)
+                pair = _pair_forces(energies, vectors, create_graph, keep=projected is not None)
+            if projected is not None:
+                out |= _derivatives_along(projected, vectors, structure, forces, stress)
         if forces:
-            out["forces"] = _forces(pair, index, len(species)) if direct is None else direct.double()
+            out["forces"] = structure.forces(pair) if body.forces is None else body.forces.double()
         if stress:
-            out["stress"] = _stress(pair, vectors.double(), batch[index.center], graph)
+            out["stress"] = structure.stress(pair, vectors)
+        if self.noise is not None:
+            out |= self._noise(body, structure, noise_feedback)
         return out if create_graph or torch.is_grad_enabled() else {k: v.detach() for k, v in out.items()}
 
-    def predict(
-        self,
-        atoms: Atoms | Sequence[Atoms],
-        *,
-        forces: bool = True,
-        stress: bool = True,
-        max_atoms: int = 2000,
-    ) -> list[Prediction]:
-        """Energy, forces and stress of one structure or many, evaluated in batches of at most ``max_atoms``.
-
-        Returns:
-            One `Prediction` for each structure; ``stress`` is None where there is no three-dimensional cell,
-            or where the model has none.
-
-        Raises:
-            UnsupportedError: an element the model does not know.
-            DataError: a structure that is not one (NaN, no atoms, impossible cell).
-        """
-        structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
-        stress = stress and self.conservative
-        return [
-            prediction
-            for chunk in _chunks(structures, max_atoms)
-            for prediction in self._predict_batch(chunk, forces, stress)
+    def _noise(self, body: BodyOutput, structure: _Structure, feedback: float) -> dict[str, Tensor]:
+        layers = [
+            x.detach() if feedback == 0 else x * feedback + x.detach() * (1 - feedback) for x in body.layers
         ]
-
-    def _evaluate(self, structures: list[Atoms], forces: bool, stress: bool) -> dict[str, Any]:
-        """Arrays of a batch of structures, named as the tensors of `forward`."""
-        graph = Batch.from_data_list([graph_from_ase(a, self.cutoff) for a in structures]).to(self.device)
-        with torch.no_grad():
-            return {k: v.cpu().numpy() for k, v in self(graph, forces=forces, stress=stress).items()}
-
-    def _predict_batch(self, structures: list[Atoms], forces: bool, stress: bool) -> Iterator[Prediction]:
-        out = self._evaluate(structures, forces, stress)
-        ends = np.cumsum([len(a) for a in structures])
-        for k, (end, a) in enumerate(zip(ends, structures, strict=True)):
-            rows = slice(end - len(a), end)
-            yield Prediction(
-                energy=float(out["energy"][k]),
-                energies=out["energies"][rows],
-                forces=out["forces"][rows] if forces else None,
-                stress=full_3x3_to_voigt_6_stress(out["stress"][k])
-                if stress and a.cell.rank == 3 and a.pbc.all()
-                else None,
-            )
+        noise = cast(NoiseHeads, self.noise)(
+            layers, structure.species, structure.batch, len(structure.graph.cell)
+        )
+        return {
+            "energy_var": noise.energy_var,
+            "energies_var": noise.energies_var,
+            "forces_cov": noise.forces.covariance,
+            "forces_precision": noise.forces.precision,
+            "forces_log_det": noise.forces.log_det,
+            "stress_var": noise.stress_var,
+        }
 
     def _energies(
-        self, species: Tensor, vectors: Tensor, index: EdgeIndex, batch: Tensor, n_graphs: int
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Atomic energies in eV (float64), features, and direct forces if the body has them."""
-        body = self.body(species, vectors, index)
+        self, structure: _Structure, vectors: Tensor
+    ) -> tuple[Float64[Tensor, " atoms"], BodyOutput]:
+        """Atomic energies in eV, and what the body says in its own units."""
+        species, index = structure.species, structure.index
+        body: BodyOutput = self.body(species, vectors, index)
         energies = self.scale * body.energies.double()
         if self.body.intensive:
-            energies = energies * torch.bincount(batch, minlength=n_graphs)[batch]
+            energies = (
+                energies
+                * torch.bincount(structure.batch, minlength=len(structure.graph.cell))[structure.batch]
+            )
         if self.repulsion is not None:
             energies = energies + self.repulsion(vectors.norm(dim=1), species, index).double()
-        return energies + self.references.e0[species], body.features, body.forces
+        return energies + self.references.e0[species], body
 
     def _species(self, z: Int64[Tensor, " atoms"]) -> Int64[Tensor, " atoms"]:
         species = self.species_of_z[z]
@@ -203,42 +221,62 @@ class Potential(nn.Module):
         return species
 
 
+@dataclass(frozen=True)
+class _Structure:
+    """A batch: species and graph of each atom, pairs, and how derivatives with respect to pairs become others."""
+
+    species: Int64[Tensor, " atoms"]
+    index: EdgeIndex
+    batch: Int64[Tensor, " atoms"]
+    graph: Data
+
+    def sums(self, x: Float64[Tensor, "atoms ..."]) -> Float64[Tensor, "graphs ..."]:
+        """Σ_i x_i over the atoms of each graph."""
+        return x.new_zeros((len(self.graph.cell), *x.shape[1:])).index_add(0, self.batch, x)
+
+    def forces(self, pair: Float64[Tensor, "edges 3"]) -> Float64[Tensor, "atoms 3"]:
+        zero = pair.new_zeros((len(self.species), 3))
+        return zero.index_add(0, self.index.center, pair).index_add(0, self.index.neighbor, -pair)
+
+    def stress(
+        self, pair: Float64[Tensor, "edges 3"], vectors: Float[Tensor, "edges 3"]
+    ) -> Float64[Tensor, "graphs 3 3"]:
+        graph = self.graph
+        outer = vectors.double()[:, :, None] * pair[:, None, :]
+        virial = pair.new_zeros((len(graph.cell), 3, 3)).index_add(0, self.batch[self.index.center], outer)
+        volume = torch.linalg.det(graph.cell).abs()
+        periodic = graph.pbc.all(1) & (volume > 0)
+        # dividing by a harmless number first keeps NaN out of the derivatives of the periodic graphs
+        stress = 0.5 * (virial + virial.transpose(1, 2)) / torch.where(periodic, volume, 1.0)[:, None, None]
+        return torch.where(periodic[:, None, None], stress, torch.nan)
+
+
 def _pair_forces(
-    energies: Float64[Tensor, " atoms"], vectors: Float[Tensor, "edges 3"], create_graph: bool
+    energies: Float64[Tensor, " atoms"], vectors: Float[Tensor, "edges 3"], create_graph: bool, *, keep: bool
 ) -> Float64[Tensor, "edges 3"]:
-    """g_e = ∂(Σ_i E_i)/∂r_e; zero where nothing depends on an edge."""
+    """g_e = ∂(Σ_i E_i)/∂r_e; zero where nothing depends on an edge. ``keep``: there are more derivatives to come."""
     if len(vectors) == 0:
         return vectors.double()
-    (gradient,) = torch.autograd.grad(energies.sum(), vectors, create_graph=create_graph)
+    (gradient,) = torch.autograd.grad(
+        energies.sum(), vectors, create_graph=create_graph, retain_graph=create_graph or keep
+    )
     return gradient.double()
 
 
-def _forces(pair: Float64[Tensor, "edges 3"], index: EdgeIndex, n_atoms: int) -> Float64[Tensor, "atoms 3"]:
-    zero = pair.new_zeros((n_atoms, 3))
-    return zero.index_add(0, index.center, pair).index_add(0, index.neighbor, -pair)
-
-
-def _stress(
-    pair: Float64[Tensor, "edges 3"],
-    vectors: Float64[Tensor, "edges 3"],
-    graph_of_edge: Int64[Tensor, " edges"],
-    graph: Data,
-) -> Float64[Tensor, "graphs 3 3"]:
-    outer = vectors[:, :, None] * pair[:, None, :]
-    virial = pair.new_zeros((len(graph.cell), 3, 3)).index_add(0, graph_of_edge, outer)
-    volume = torch.linalg.det(graph.cell).abs()
-    periodic = graph.pbc.all(1) & (volume > 0)
-    # dividing by a harmless number first keeps NaN out of the derivatives of the periodic graphs
-    stress = 0.5 * (virial + virial.transpose(1, 2)) / torch.where(periodic, volume, 1.0)[:, None, None]
-    return torch.where(periodic[:, None, None], stress, torch.nan)
-
-
-def _chunks(structures: list[Atoms], max_atoms: int) -> Iterator[list[Atoms]]:
-    chunk: list[Atoms] = []
-    for atoms in structures:
-        if chunk and sum(map(len, chunk)) + len(atoms) > max_atoms:
-            yield chunk
-            chunk = []
-        chunk.append(atoms)
-    if chunk:
-        yield chunk
+def _derivatives_along(
+    projected: Float64[Tensor, "atoms directions"],
+    vectors: Float[Tensor, "edges 3"],
+    structure: _Structure,
+    forces: bool,
+    stress: bool,
+) -> dict[str, Tensor]:
+    """Energies, forces and stress of each column of ``projected``."""
+    out = {"energies_along": projected}
+    if not (forces or stress):
+        return out
+    pairs = [_pair_forces(column, vectors, False, keep=True) for column in projected.T]
+    if forces:
+        out["forces_along"] = torch.stack([structure.forces(pair) for pair in pairs])
+    if stress:
+        out["stress_along"] = torch.stack([structure.stress(pair, vectors) for pair in pairs])
+    return out

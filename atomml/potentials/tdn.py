@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from e3nn import o3
@@ -15,7 +16,7 @@ from atomml.nn.cp_product import CPConvolution, SelfProduct
 from atomml.nn.linear import DegreeLinear, SpeciesScale
 from atomml.nn.nonlinearity import Gate, NormActivation
 from atomml.nn.radial import RadialNetwork, mlp
-from atomml.potentials.body import BodyOutput
+from atomml.potentials.body import BodyOutput, heads_output
 from atomml.potentials.config import TDNConfig
 from atomml.shapes import Float, Int64, Tensor
 
@@ -114,22 +115,34 @@ class TDN(nn.Module):
         self.layers = nn.ModuleList(
             TDNLayer(config, n_species, average_neighbors, convolution, product) for _ in range(config.layers)
         )
-        linear = [mlp([config.channels, 1]) for _ in range(config.layers - 1)]
-        self.readouts = nn.ModuleList([*linear, mlp([config.channels, config.readout_hidden, 1])])
+        linear = [mlp([config.channels, config.heads]) for _ in range(config.layers - 1)]
+        self.readouts = nn.ModuleList([*linear, mlp([config.channels, config.readout_hidden, config.heads])])
         with torch.no_grad():
-            for weight in self.readouts.parameters():
-                weight.mul_(QUIET_START if weight.shape[0] == 1 else 1.0)
+            for last in self._last_layers():
+                last.weight.mul_(QUIET_START)
         self.bias = nn.Parameter(torch.zeros(n_species))
+
+    def last_layer(self) -> Float[Tensor, "features heads"]:
+        """W of all readouts: the energies of the heads are bias + features W."""
+        return torch.cat([last.weight for last in self._last_layers()], 1).T
+
+    def _last_layers(self) -> list[nn.Linear]:
+        return [cast(nn.Linear, cast(nn.Sequential, readout)[-1]) for readout in self.readouts]
 
     def forward(
         self, species: Int64[Tensor, " atoms"], vectors: Float[Tensor, "edges 3"], index: EdgeIndex
     ) -> BodyOutput:
-        """Atomic energies in units of the potential's scale, and the scalars of the last layer."""
+        """Atomic energies in units of the potential's scale, and the features that they are linear in."""
         r = vectors.norm(dim=1)
         harmonics = o3.spherical_harmonics(self.degrees, vectors, normalize=True, normalization="component")
         x = pad(self.embedding[species][:, None], (0, 0, 0, (self.lmax + 1) ** 2 - 1))
-        energies = self.bias[species]
+        layers: list[Tensor] = []
+        features: list[Tensor] = []
         for layer, readout in zip(self.layers, self.readouts, strict=True):
             x = layer(x, species, r, harmonics, index)
-            energies = energies + readout(x[:, 0]).squeeze(-1)
-        return BodyOutput(energies, x[:, 0])
+            layers.append(x)
+            features.append(cast(nn.Sequential, readout)[:-1](x[:, 0]))
+        members = self.bias[species, None]
+        for last, feature in zip(self._last_layers(), features, strict=True):
+            members = members + last(feature)
+        return heads_output(members, torch.cat(features, 1), tuple(layers))

@@ -113,7 +113,7 @@ class PaperTDN(nn.Module):
         hidden = silu(self.energy_hidden(x[:, :1]))
         energies = self.energy_out(hidden)[:, 0, 0] / math.sqrt(self.config.average_atoms)
         attended = self.force_attention(x, edge_features, y, neighbor, center)
-        return BodyOutput(energies, hidden[:, 0], self.force_out(attended)[:, 1:4, 0])
+        return BodyOutput(energies, hidden[:, 0], forces=self.force_out(attended)[:, 1:4, 0])
 
     def _embed(self, species: Tensor, edge_features: Tensor, y: Tensor, center: Tensor) -> Tensor:
         """Species embedding plus degree embedding, the sum over neighbours of a radial and angular function."""

@@ -5,15 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
 
 from atomml.config import Config
 from atomml.potentials.config import ModelConfig
+from atomml.uncertainty.config import UncertaintyConfig
 
 __all__ = [
+    "AnyLossConfig",
     "BatchConfig",
     "DataConfig",
     "FinetuneConfig",
+    "LikelihoodConfig",
     "LossConfig",
     "OptimizerConfig",
     "RunConfig",
@@ -179,6 +191,62 @@ class LossConfig(Config):
         return self
 
 
+class LikelihoodConfig(Config):
+    """L = Σ_t weight_t · mean of −log p_t(label) over t = energy of a structure, force on an atom, stress.
+
+    −log p = ½ [d²/σ² + log σ²] for the energy in all, ½ [dᵀ Σ⁻¹ d + log det Σ] for the force on an atom, with the
+    deviations that the network predicts (``model.noise``, or the spread of ``model.heads``).
+    """
+
+    kind: Literal["nll"] = "nll"
+    """The negative log-likelihood; the other kinds have a loss of the errors alone."""
+    energy: NonNegativeFloat = 1.0
+    """Weight of the whole bracket of the energy; it does not change which deviation fits best."""
+    forces: NonNegativeFloat = 1.0
+    """Weight of the force bracket; without predicted force deviations the errors are penalised as in ``mean``."""
+    stress: NonNegativeFloat = 0.0
+    """Weight of the stress bracket; 0 leaves it out."""
+    mean: LossConfig = LossConfig()
+    """Loss of the errors, from which the mean learns during the warm-up, and whose weights it keeps with
+    ``balance: mean``."""
+    warmup: Fraction = 0.3
+    """Share of the training in which the mean learns by ``mean`` alone and the deviations only watch its errors."""
+    balance: Literal["mean", "likelihood"] = "mean"
+    """What teaches the mean after the warm-up: the likelihood's dᵀ Σ⁻¹ d scaled to the weights of ``mean``, or
+    the likelihood itself (as published), in which the energies usually outweigh the forces by far."""
+    beta: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """β-NLL: for the mean every label is weighted by σ^(2β)/σ², so that badly known ones are not ignored: 0 is
+    the likelihood, 1 weights all labels alike."""
+    feedback: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Factor of the gradient from the deviations to the body of the network. 0: the body learns the mean only,
+    and the heads read what it has learnt; 1 with ``balance: likelihood`` is the gradient of the likelihood."""
+    normalization: Literal["values", "structure"] = "values"
+    """``values``: each term is a mean over its labels. ``structure``: all terms of a structure are added, the
+    likelihood of a structure, as ``uncertainty.kind: ivon`` needs it."""
+    lambda_energy: PositiveFloat = 1.0
+    """Published loss: factor of the quadratic part only. It inflates the fitted variance by itself, which the
+    model file takes back. Use ``energy`` to weight."""
+    lambda_forces: PositiveFloat = 1.0
+    """The same for forces."""
+
+    @model_validator(mode="after")
+    def _some_term(self) -> LikelihoodConfig:
+        if self.energy == self.forces == self.stress == 0:
+            raise ValueError("one of energy, forces and stress needs a positive weight")
+        return self
+
+
+def _loss_family(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return "nll" if kind == "nll" else "errors"
+
+
+AnyLossConfig = Annotated[
+    Annotated[LossConfig, Tag("errors")] | Annotated[LikelihoodConfig, Tag("nll")],
+    Discriminator(_loss_family),
+]
+
+
 class OptimizerConfig(Config):
     """Adam or AdamW."""
 
@@ -197,11 +265,12 @@ class OptimizerConfig(Config):
 
 
 class ScheduleConfig(Config):
-    """Learning rate as a factor of ``optimizer.lr``: a linear warm-up, then constant, cosine or plateau."""
+    """Learning rate as a factor of ``optimizer.lr``: a linear warm-up, then constant, cosine, cyclic or plateau."""
 
-    kind: Literal["cosine", "plateau", "constant"] = "cosine"
+    kind: Literal["cosine", "plateau", "constant", "cyclic"] = "cosine"
     """``cosine`` falls to ``min_factor`` over ``epochs`` or ``max_steps``, whichever ends first; ``plateau``
-    multiplies by ``factor`` when the validation loss has not improved for ``patience`` epochs."""
+    multiplies by ``factor`` when the validation loss has not improved for ``patience`` epochs; ``cyclic`` is the
+    cosine over every single epoch."""
     warmup_steps: NonNegativeInt = 0
     """Steps of linear warm-up."""
     warmup_epochs: NonNegativeFloat = 0.0
@@ -238,8 +307,11 @@ class RunConfig(Config):
     """Folder for all results; it must be empty or absent unless ``--resume`` or ``--overwrite`` is given."""
     data: DataConfig
     """Structures and labels."""
-    loss: LossConfig = LossConfig()
-    """Terms of the loss and their weights."""
+    loss: AnyLossConfig = LossConfig()
+    """Terms of the loss and their weights: of the errors (``kind: huber``, ``mse``, ``l1``), or the likelihood of
+    the labels (``kind: nll``)."""
+    uncertainty: UncertaintyConfig | None = None
+    """How the model says how uncertain it is; null: not at all."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimiser."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -280,6 +352,14 @@ class RunConfig(Config):
                 raise ValueError("give at least one of epochs, max_steps, max_minutes")
             if self.schedule.kind == "cosine":
                 raise ValueError("a cosine schedule needs epochs or max_steps to know its end")
+        loss = self.loss if isinstance(self.loss, LikelihoodConfig) else None
+        if loss is not None and loss.warmup > 0 and self.epochs is None and self.max_steps is None:
+            raise ValueError("loss.warmup is a share of the training: give epochs or max_steps, or warmup: 0")
+        if self.uncertainty is not None and self.uncertainty.kind == "ivon":
+            if loss is None or loss.normalization != "structure":
+                raise ValueError("uncertainty.kind ivon needs loss.kind: nll with loss.normalization: structure")
+            if self.ema > 0:
+                raise ValueError("uncertainty.kind ivon averages by itself: set ema: 0")
         if not self.data.has_valid and (self.early_stop is not None or self.schedule.kind == "plateau"):
             raise ValueError("early_stop and the plateau schedule need data.valid")
         return self
@@ -294,6 +374,17 @@ class TrainConfig(RunConfig):
 
     model: ModelConfig
     """The potential."""
+
+    @model_validator(mode="after")
+    def _deviations(self) -> TrainConfig:
+        heads, noise = getattr(self.model, "heads", 1), getattr(self.model, "noise", None)
+        if noise is not None or heads > 1:
+            return self
+        if isinstance(self.loss, LikelihoodConfig):
+            raise ValueError("loss.kind nll needs deviations: give model.noise, or model.heads > 1")
+        if self.uncertainty is not None and self.uncertainty.kind == "heads":
+            raise ValueError("uncertainty.kind heads needs model.noise, or model.heads > 1")
+        return self
 
 
 class FinetuneConfig(RunConfig):

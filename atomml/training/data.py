@@ -19,7 +19,7 @@ from atomml.datasets import (
 )
 from atomml.datasets.mixture import Alignment
 from atomml.errors import ConfigError, TrainingError
-from atomml.training.config import DataConfig, LossConfig, resolve_path
+from atomml.training.config import AnyLossConfig, DataConfig, resolve_path
 from atomml.training.parts import AnyPart, MixturePart, Part, TrainingData
 from atomml.training.sources import load_source, require_known_elements
 
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def load_training_data(
-    config: DataConfig, loss: LossConfig, base: Path | None = None, *, alignment: Alignment | None = None
+    config: DataConfig, loss: AnyLossConfig, base: Path | None = None, *, alignment: Alignment | None = None
 ) -> TrainingData:
     """Read and divide the data of a configuration.
 
@@ -69,7 +69,7 @@ def load_training_data(
     )
 
 
-def require_labels(counts: Mapping[str, int], frames: int, loss: LossConfig) -> None:
+def require_labels(counts: Mapping[str, int], frames: int, loss: AnyLossConfig) -> None:
     """Check that every term of the loss has labels.
 
     Raises:

@@ -55,7 +55,7 @@ def finetune(
             fix="finetune the model that it came from",
         )
 
-    def build(data: TrainingData, say: Say) -> Potential:
+    def build(data: TrainingData, say: Say, seed: int) -> Potential:
         potential = load_model(model)
         _require_known(potential, data.train)
         if settings.e0 == "new":

@@ -1,71 +1,150 @@
-"""The end of a training: final weights, evaluation, model file and report."""
+"""The end of a training: final weights, uncertainty, evaluation, model file and report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from atomml.potentials import Potential, save_model
+from atomml.datasets import frame_fingerprints
+from atomml.potentials import Potential
+from atomml.shapes import Int64, ndarray
+from atomml.training.config import LikelihoodConfig, RunConfig
 from atomml.training.data import TrainingData
+from atomml.training.deviations import calibrated
 from atomml.training.evaluation import Evaluation, evaluate
 from atomml.training.logs import read_jsonl
+from atomml.training.methods import with_uncertainty
 from atomml.training.mixture import mixture_json
 from atomml.training.report import metrics_table, write_run_report
 from atomml.training.state import Job, TrainState
+from atomml.uncertainty.bayesian import BayesianPotential
+from atomml.uncertainty.config import IVONConfig
+from atomml.uncertainty.model_file import save_model
 
-__all__ = ["finish", "use_final_weights"]
+__all__ = ["conclude", "finish", "use_final_weights"]
+
+MOST_FINGERPRINTS = 50_000
+"""Training frames whose fingerprints are kept in the model file; of more, evenly chosen ones."""
+Say = Callable[[object], None]
+Model = Potential | BayesianPotential
 
 
-def finish(job: Job, state: TrainState, data: TrainingData, say: Callable[[object], None]) -> dict[str, Any]:
-    """Put the final weights into the potential, evaluate it, write model and report; returns the metrics."""
+def finish(job: Job, state: TrainState, data: TrainingData, say: Say) -> tuple[Model, dict[str, Any]]:
+    """Put the final weights into the potential, find its uncertainty, and `conclude`.
+
+    Returns the model and the metrics, which only the main process has.
+    """
     potential = cast(Potential, job.potential)
     use_final_weights(job, state)
-    each = data.single_parts()
-    parts = {name: part for name, part in each.items() if not name.startswith("train")} or each
-    limit = job.config.batch
-    evaluations: dict[str, Evaluation] = {}
-    for name, part in parts.items():
-        if any(part.labels().values()):
-            evaluations[name] = evaluate(
-                potential,
-                part.store,
-                part.rows,
-                free_only=part.free_only,
-                max_atoms=limit.max_atoms or 2000,
-                max_edges=limit.max_edges or 200_000,
-            )
-    summary = _summary(job, state, data, potential)
-    metrics = write_run_report(
-        job.run_dir,
-        evaluations=evaluations,
-        records=read_jsonl(job.run_dir / "log.jsonl"),
-        summary=summary,
+    model = with_uncertainty(job, potential, data, say)
+    if not job.ranks.is_main:
+        return model, {}
+    return conclude(
+        model,
+        job.config,
+        data,
+        read_jsonl(job.run_dir / "log.jsonl"),
+        summary=_summary(job, state, data, potential),
         provenance=job.provenance,
-        e0=getattr(potential, "e0", None),
+        say=say,
+    )
+
+
+def conclude(
+    model: Model,
+    config: RunConfig,
+    data: TrainingData,
+    records: Sequence[Mapping[str, Any]],
+    *,
+    summary: dict[str, Any],
+    provenance: Mapping[str, Any],
+    say: Say,
+) -> tuple[Model, dict[str, Any]]:
+    """Calibrate a model on the validation frames, evaluate it, write model file and report to the run folder."""
+    run_dir = Path(config.run_dir)
+    model = _calibrated(model, config, data, say)
+    evaluations = _evaluations(model, config, data)
+    metrics = write_run_report(
+        run_dir,
+        evaluations=evaluations,
+        records=records,
+        summary=summary,
+        provenance=provenance,
+        e0=getattr(model, "e0", None),
     )
     save_model(
-        potential,
-        job.run_dir / "model.safetensors",
-        training={"config": job.config.resolved(), **summary, **job.provenance},
+        model,
+        run_dir / "model.safetensors",
+        frames=training_fingerprints(data),
+        training={"config": config.resolved(), **summary, **provenance},
         data=dict(data.fingerprint),
         metrics={name: e.metrics for name, e in evaluations.items()},
     )
     say(metrics_table(evaluations))
-    say(f"Model and report are in {job.run_dir}.")
-    return metrics
+    say(f"Model and report are in {run_dir}.")
+    return model, metrics
 
 
 @torch.no_grad()
 def use_final_weights(job: Job, state: TrainState) -> None:
-    """Best validated weights; without validation the average, else the last ones."""
+    """Best validated weights; without validation the average, else the last ones.
+
+    IVON's are the last ones, to which its deviations belong. A λ of the loss that has inflated the predicted
+    variances is taken back.
+    """
     final = state.best or state.ema
-    if final is not None:
+    if final is not None and not isinstance(job.config.uncertainty, IVONConfig):
         for p, name in job.names.items():
             p.copy_(final[name])
+    loss, noise = job.config.loss, getattr(job.potential, "noise", None)
+    if isinstance(loss, LikelihoodConfig) and noise is not None:
+        noise.untemper(energy=loss.lambda_energy, forces=loss.lambda_forces)
     job.potential.eval()
+
+
+def training_fingerprints(data: TrainingData) -> Int64[ndarray, " frames"]:
+    """Of the training frames, at most `MOST_FINGERPRINTS`."""
+    each = []
+    for part in data.train.sets().values():
+        step = -(-len(part) // MOST_FINGERPRINTS)
+        each.append(frame_fingerprints(part.store, part.rows[::step]))
+    return np.concatenate(each)
+
+
+def _calibrated(model: Model, config: RunConfig, data: TrainingData, say: Say) -> Model:
+    wanted = config.uncertainty
+    if not isinstance(model, BayesianPotential) or wanted is None or wanted.calibrate == "none":
+        return model
+    if data.valid is None:
+        say(
+            "Without validation frames the deviations are not calibrated: use `atomml calibrate` on held-out ones."
+        )
+        return model
+    sets = data.valid.sets()
+    part = sets.get(config.data.reference_set or "") or next(iter(sets.values()))
+    return calibrated(model, part.store, part.rows, method=wanted.calibrate, by_element=wanted.by_element)
+
+
+def _evaluations(model: Model, config: RunConfig, data: TrainingData) -> dict[str, Evaluation]:
+    each = data.single_parts()
+    parts = {name: part for name, part in each.items() if not name.startswith("train")} or each
+    return {
+        name: evaluate(
+            model,
+            part.store,
+            part.rows,
+            free_only=part.free_only,
+            max_atoms=config.batch.max_atoms or 2000,
+            max_edges=config.batch.max_edges or 200_000,
+        )
+        for name, part in parts.items()
+        if any(part.labels().values())
+    }
 
 
 def _summary(job: Job, state: TrainState, data: TrainingData, potential: Potential) -> dict[str, Any]:

@@ -25,8 +25,10 @@ from atomml.training.distributed import Ranks
 from atomml.training.loss import weights_of
 from atomml.training.parts import AnyPart, Mixture, Part, TrainingData
 from atomml.training.state import Job
+from atomml.uncertainty.config import IVONConfig
+from atomml.uncertainty.ivon import IVON
 
-__all__ = ["make_job", "optimizer_for", "training_statistics"]
+__all__ = ["make_job", "optimizer_for", "provenance_of", "training_statistics"]
 
 MOST_FRAMES_FOR_NEIGHBORS = 2000
 
@@ -127,7 +129,8 @@ def make_job(
     return Job(
         config=config,
         potential=potential,
-        optimizer=optimizer_for(config.optimizer, potential),
+        optimizer=_variational(config, potential, len(data.train), ranks)
+        or optimizer_for(config.optimizer, potential),
         names={p: name for name, p in potential.named_parameters()},
         ranks=ranks,
         weights=weights_of(config.loss, ranks.device),
@@ -136,15 +139,47 @@ def make_job(
         train_batches=train_batches,
         valid_batches=_valid_batches(config, potential, data, ranks),
         frame_names=frame_names,
-        provenance={
-            "version": __version__,
-            "torch": torch.__version__,
-            "seed": config.seed,
-            "data": data.fingerprint,
-            **({"origin": dict(origin)} if origin else {}),
-        },
+        provenance=provenance_of(config, data, origin),
         console=console,
         **({} if mixture is None else _mixture_of(mixture, data, ranks)),
+    )
+
+
+def provenance_of(
+    config: RunConfig, data: TrainingData, origin: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Version, seed and data fingerprint, and what a finetuning began with: recorded in every artefact."""
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "seed": config.seed,
+        "data": data.fingerprint,
+        **({"origin": dict(origin)} if origin else {}),
+    }
+
+
+def _variational(config: RunConfig, module: nn.Module, frames: int, ranks: Ranks) -> Optimizer | None:
+    """IVON where the configuration asks for it.
+
+    Raises:
+        ConfigError: several processes: their samples of the weights would differ.
+    """
+    wanted = config.uncertainty
+    if not isinstance(wanted, IVONConfig):
+        return None
+    if ranks.world_size > 1:
+        raise ConfigError(
+            "IVON runs on one process.", where="uncertainty.kind", fix="start it without torchrun"
+        )
+    return IVON(
+        [p for p in module.parameters() if p.requires_grad],
+        lr=config.optimizer.lr,
+        ess=wanted.ess or frames,
+        hess_init=wanted.hess_init,
+        beta1=wanted.beta1,
+        beta2=wanted.beta2,
+        prior_precision=wanted.prior_precision,
+        clip_radius=wanted.clip_radius,
     )
 
 

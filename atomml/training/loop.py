@@ -13,11 +13,11 @@ from atomml.training.checkpoint import CHECKPOINT, optimizer_tensors, rng_tensor
 from atomml.training.distributed import sum_over_ranks
 from atomml.training.ema import swapped_weights
 from atomml.training.logs import append_csv, append_jsonl, epoch_line, epoch_progress, set_lines
-from atomml.training.loss import TERMS, combine, loss_sums
+from atomml.training.loss import TERMS, combine
 from atomml.training.metrics import error_sums, errors_from_sums
 from atomml.training.schedule import after_validation, learning_rate_factor
 from atomml.training.state import Job, TrainState, state_to_json
-from atomml.training.step import explain_failures, precision, require_finite_norm, training_step
+from atomml.training.step import evaluated_loss, explain_failures, require_finite_norm, training_step
 
 if TYPE_CHECKING:
     from atomml.potentials import Potential
@@ -37,6 +37,8 @@ def fit(job: Job, state: TrainState) -> TrainState:
         job.potential.train()
         waited = run_epoch(job, state, steps, first_epoch_steps)
         end_epoch(job, state, len(steps), waited)
+        if job.on_epoch is not None:
+            job.on_epoch(state)
         save_checkpoint(job, state)
     return state
 
@@ -54,7 +56,7 @@ def run_epoch(job: Job, state: TrainState, steps: list[list[int]], first_epoch_s
             factor = learning_rate_factor(
                 config.schedule, state.step, progress, first_epoch_steps, state.plateau
             )
-            norm = training_step(job, state, graph, config.optimizer.lr * factor)
+            norm = training_step(job, state, graph, config.optimizer.lr * factor, progress)
             now = time.perf_counter()
             state.seconds = before + now - started
             if state.step % config.log_every == 0:
@@ -137,18 +139,15 @@ def validate(job: Job, weights: dict[str, torch.Tensor] | None) -> dict[str, Any
     """
     if job.valid_batches is None:
         return {}
-    config, device = job.config, job.ranks.device
+    device = job.ranks.device
     sums = torch.zeros(len(job.sets), 2, 3, dtype=torch.float64, device=device)
     errors = torch.zeros(len(job.sets), 4, 3, dtype=torch.float64, device=device)
     job.potential.eval()
     with swapped_weights(job.potential, weights):
         for number, graph in job.valid_batches():
-            with explain_failures(job, graph), precision(job):
-                prediction = job.potential(
-                    graph, forces=config.loss.forces > 0, stress=config.loss.stress > 0, create_graph=False
-                )
-            prediction = {key: value.detach() for key, value in prediction.items()}
-            sums[number] += torch.stack(loss_sums(prediction, graph, config.loss, job.factors))
+            with explain_failures(job, graph):
+                prediction, *measured = evaluated_loss(job, graph, "validation")
+            sums[number] += torch.stack(measured)
             errors[number] += error_sums(prediction, graph)
     job.potential.train()
     sums, errors = sum_over_ranks(sums, job.ranks), sum_over_ranks(errors, job.ranks)

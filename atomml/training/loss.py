@@ -9,7 +9,7 @@ from torch import nn
 from torch_geometric.data import Data
 
 from atomml.shapes import Bool, Float, Float64, Tensor
-from atomml.training.config import LossConfig
+from atomml.training.config import AnyLossConfig, LikelihoodConfig, LossConfig
 
 __all__ = ["TERMS", "combine", "has_lattice", "loss_sums", "penalty", "residuals", "weights_of"]
 
@@ -78,8 +78,10 @@ def loss_sums(
     return torch.stack(sums), torch.stack(counts)
 
 
-def weights_of(config: LossConfig, device: torch.device | str = "cpu") -> Float64[Tensor, " 3"]:
-    """Weights of energy, forces and stress."""
+def weights_of(config: AnyLossConfig, device: torch.device | str = "cpu") -> Float64[Tensor, " 3"]:
+    """Weights of energy, forces and stress; 1 where `atomml.training.likelihood` has put them into the sums."""
+    if isinstance(config, LikelihoodConfig):
+        return torch.ones(3, dtype=torch.float64, device=torch.device(device))
     return torch.tensor(
         [config.energy, config.forces, config.stress], dtype=torch.float64, device=torch.device(device)
     )

@@ -14,7 +14,7 @@ from atomml.datasets.mixture import Alignment, align_energies, align_labels
 from atomml.errors import ConfigError, TrainingError
 from atomml.graph.mixture_sampler import epoch_quotas, sampling_shares
 from atomml.shapes import Float64, ndarray
-from atomml.training.config import DataConfig, LossConfig, SetConfig
+from atomml.training.config import AnyLossConfig, DataConfig, SetConfig
 from atomml.training.data import references_of, remaining_energy, require_labels
 from atomml.training.loss import TERMS
 from atomml.training.parts import Mixture, MixturePart, Part, TrainingData
@@ -24,7 +24,7 @@ __all__ = ["load_mixture", "loss_factors", "mixture_json", "mixture_table"]
 
 
 def load_mixture(
-    config: DataConfig, loss: LossConfig, base: Path | None, alignment: Alignment | None = None
+    config: DataConfig, loss: AnyLossConfig, base: Path | None, alignment: Alignment | None = None
 ) -> TrainingData:
     """Read and divide several sets and bring their energies onto one table.
 
@@ -122,7 +122,7 @@ def _with_labels(source: Source, shift: dict[int, float], factors: Float64[ndarr
     return {name: replace(part, store=stores[id(part.store)]) for name, part in source.parts.items()}
 
 
-def _require_useful(parts: dict[str, dict[str, Part]], loss: LossConfig) -> None:
+def _require_useful(parts: dict[str, dict[str, Part]], loss: AnyLossConfig) -> None:
     labels = {name: mine["train"].labels() for name, mine in parts.items()}
     wanted = [term for term in TERMS if getattr(loss, term) > 0]
     for name, counts in labels.items():

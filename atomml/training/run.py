@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import yaml
 from rich.console import Console
 
 from atomml.config import load_config, parse_config, set_by_path
@@ -25,14 +23,16 @@ from atomml.training.checkpoint import CHECKPOINT
 from atomml.training.config import DataConfig, RunConfig, TrainConfig
 from atomml.training.data import TrainingData, load_training_data, reference_energies, remaining_energy
 from atomml.training.distributed import distributed_from_env
-from atomml.training.ema import start_ema
 from atomml.training.finish import finish
 from atomml.training.job import make_job, training_statistics
-from atomml.training.logs import append_jsonl
-from atomml.training.loop import fit, save_checkpoint
-from atomml.training.mixture import mixture_json, mixture_table
-from atomml.training.resume import restore, saved_alignment, saved_constants
-from atomml.training.state import Job, TrainState
+from atomml.training.loop import fit
+from atomml.training.members import assemble, member_configs
+from atomml.training.mixture import mixture_table
+from atomml.training.resume import saved_alignment, saved_constants
+from atomml.training.start import resumed, started
+from atomml.uncertainty.bayesian import BayesianPotential
+from atomml.uncertainty.config import EnsembleConfig
+from atomml.uncertainty.model_file import load_model
 
 __all__ = [
     "Build",
@@ -41,14 +41,13 @@ __all__ = [
     "model_references",
     "prepare_run_dir",
     "run",
-    "save_splits",
     "say_references",
     "train",
 ]
 
 C = TypeVar("C", bound=RunConfig)
 Say = Callable[[object], None]
-Build = Callable[[TrainingData, Say], Potential]
+Build = Callable[[TrainingData, Say, int], Potential]
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,13 @@ class TrainResult:
         run_dir: the run folder.
         metrics: content of ``metrics.json``: errors by part, facts of the training, provenance; empty on all
             processes but the main one.
-        potential: the final potential (averaged weights of the best validation).
+        potential: the final potential (averaged weights of the best validation), with deviations where the
+            configuration asks for an uncertainty.
     """
 
     run_dir: Path
     metrics: dict[str, Any]
-    potential: Potential
+    potential: Potential | BayesianPotential
 
 
 def train(
@@ -93,7 +93,7 @@ def train(
     """
     settings, base = settings_of(TrainConfig, config, overrides)
 
-    def build(data: TrainingData, say: Say) -> Potential:
+    def build(data: TrainingData, say: Say, seed: int) -> Potential:
         references = model_references(settings.data, data, base)
         say_references(references, say)
         shift = _shift(references, data)
@@ -111,7 +111,7 @@ def train(
             average_neighbors=neighbors,
             scale=scale,
             shift=shift,
-            seed=settings.seed,
+            seed=seed,
         )
 
     return run(settings, build, base=base, resume=resume, overwrite=overwrite, quiet=quiet)
@@ -157,7 +157,7 @@ def run(
     quiet: bool = False,
     origin: Mapping[str, Any] | None = None,
 ) -> TrainResult:
-    """Train the potential that ``build(data, say)`` returns; see `train` for errors.
+    """Train the potential that ``build(data, say, seed)`` returns, or an ensemble of them; see `train` for errors.
 
     Args:
         config: configuration.
@@ -168,6 +168,10 @@ def run(
         quiet: as in `train`.
         origin: what a finetuning starts from, recorded in every artefact.
     """
+    if isinstance(config.uncertainty, EnsembleConfig):
+        return _run_ensemble(
+            config, build, base=base, resume=resume, overwrite=overwrite, quiet=quiet, origin=origin
+        )
     run_dir = Path(config.run_dir)
     with _threads(config.threads), distributed_from_env(config.device) as ranks, _full_disk(run_dir):
         console = Console(stderr=True) if ranks.is_main and not quiet else None
@@ -181,17 +185,45 @@ def run(
         with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
             torch.manual_seed(config.seed + ranks.rank)
             dtype = torch.float64 if config.dtype == "float64" else torch.float32
-            potential = build(data, say)
+            potential = build(data, say, config.seed)
             if going_on:
                 potential = with_constants(potential, **saved_constants(run_dir, ranks.device))
             potential = potential.to(device=ranks.device, dtype=dtype)
             job = make_job(config, potential, data, ranks, console=console, origin=origin)
             parameters = sum(p.numel() for p in job.names)
             say(f"{parameters:,} parameters, {len(job.steps_of_epoch(0))} steps per epoch")
-            state = _resumed(job, say) if going_on else _started(job, data)
+            state = resumed(job, say) if going_on else started(job, data)
             fit(job, state)
-        metrics = finish(job, state, data, say) if ranks.is_main else {}
-        return TrainResult(run_dir, metrics, potential)
+            model, metrics = finish(job, state, data, say)
+        return TrainResult(run_dir, metrics, model)
+
+
+def _run_ensemble(
+    config: RunConfig,
+    build: Build,
+    *,
+    base: Path | None,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+    origin: Mapping[str, Any] | None,
+) -> TrainResult:
+    """Train the members that are not finished yet, one after the other, and put them together."""
+    run_dir = Path(config.run_dir)
+    if not resume:
+        with distributed_from_env(config.device) as ranks:
+            if ranks.is_main:
+                prepare_run_dir(run_dir, overwrite=overwrite, resume=False)
+                replace_file(run_dir / "config.yaml", b"# the ensemble is not complete yet\n")
+    for member in member_configs(config):
+        if not (Path(member.run_dir) / "model.safetensors").exists():
+            run(member, build, base=base, resume=True, quiet=quiet, origin=origin)
+    with distributed_from_env(config.device) as ranks:
+        console = Console(stderr=True) if ranks.is_main and not quiet else None
+        say: Say = _silent if console is None else lambda item: console.print(item, highlight=False)
+        data = load_training_data(config.data, config.loss, base)
+        model, metrics = assemble(config, data, origin, say) if ranks.is_main else (None, {})
+    return TrainResult(run_dir, metrics, model or load_model(run_dir / "model.safetensors"))
 
 
 def prepare_run_dir(run_dir: Path, *, overwrite: bool, resume: bool) -> None:
@@ -219,43 +251,6 @@ def prepare_run_dir(run_dir: Path, *, overwrite: bool, resume: bool) -> None:
         else:
             path.unlink()
     run_dir.mkdir(parents=True, exist_ok=True)
-
-
-def _started(job: Job, data: TrainingData) -> TrainState:
-    """A new state; configuration, division and the first checkpoint are written."""
-    state = TrainState()
-    state.epoch_sums = state.epoch_sums.to(job.ranks.device)
-    state.window_sums = state.window_sums.to(job.ranks.device)
-    if job.config.ema > 0:
-        state.ema = start_ema(job.potential)
-    if job.ranks.is_main:
-        text = yaml.safe_dump(job.config.resolved(), sort_keys=False, allow_unicode=True)
-        replace_file(job.run_dir / "config.yaml", text.encode())
-        save_splits(data, job.run_dir)
-        append_jsonl(job.run_dir / "log.jsonl", {"kind": "start", **job.provenance})
-    save_checkpoint(job, state)
-    return state
-
-
-def save_splits(data: TrainingData, run_dir: Path) -> None:
-    """``split.json``, or ``splits/SET.json`` and ``sets.json`` for several sets."""
-    if data.split is not None:
-        data.split.save(run_dir / "split.json")
-    if data.mixture is None:
-        return
-    for name, split in data.mixture.splits.items():
-        split.save(run_dir / "splits" / f"{name}.json")
-    content = {"sets": mixture_json(data), "fingerprint": data.fingerprint}
-    content["alignment"] = data.mixture.alignment.to_dict()
-    replace_file(run_dir / "sets.json", json.dumps(content, indent=1).encode())
-
-
-def _resumed(job: Job, say: Say) -> TrainState:
-    state = restore(job)
-    if job.ranks.is_main:
-        append_jsonl(job.run_dir / "log.jsonl", {"kind": "resume", "epoch": state.epoch, "step": state.step})
-    say(f"Resumed in epoch {state.epoch + 1} after step {state.step}.")
-    return state
 
 
 def _say_data(data: TrainingData, say: Say) -> None:

@@ -33,7 +33,7 @@ def learning_rate_factor(
     With w warm-up steps the factor is (step + 1)/w below w. Above, cosine is
     m + (1 − m)(1 + cos πt)/2 with m = ``min_factor`` and t = (p − p_w)/(1 − p_w), where p is
     ``progress``, the fraction of the training done, and p_w = p·w/step its value at the end of the warm-up;
-    plateau and constant are flat pieces.
+    plateau and constant are flat pieces; cyclic is the cosine over each epoch, t = step / steps per epoch modulo 1.
 
     Args:
         config: the schedule.
@@ -49,9 +49,16 @@ def learning_rate_factor(
         return 1.0
     if config.kind == "plateau":
         return max(plateau.factor, config.min_factor)
+    if config.kind == "cyclic":
+        return _cosine((step % steps_per_epoch) / steps_per_epoch, config.min_factor)
     start = progress * warmup / step if step else 0.0
     t = min(max((progress - start) / (1.0 - start), 0.0), 1.0) if start < 1.0 else 1.0
-    return config.min_factor + (1.0 - config.min_factor) * 0.5 * (1.0 + math.cos(math.pi * t))
+    return _cosine(t, config.min_factor)
+
+
+def _cosine(t: float, lowest: float) -> float:
+    """The factor m + (1 − m)(1 + cos πt)/2."""
+    return lowest + (1.0 - lowest) * 0.5 * (1.0 + math.cos(math.pi * t))
 
 
 def after_validation(config: ScheduleConfig, plateau: Plateau, loss: float) -> Plateau:

@@ -81,6 +81,7 @@ class Job:
         provenance: version, seed and data fingerprint, recorded in every artefact.
         alignment: JSON form of the alignment of several sets' energies, kept in the checkpoint.
         console: terminal of the main process, None on the others.
+        on_epoch: called after each epoch, before its checkpoint is written.
     """
 
     config: RunConfig
@@ -100,6 +101,7 @@ class Job:
     factors: Float64[Tensor, "sets 3"] | None = None
     valid_shares: tuple[float, ...] = (1.0,)
     alignment: dict[str, Any] | None = None
+    on_epoch: Callable[[TrainState], None] | None = None
 
 
 _JSON = ("step", "epoch", "batch", "seconds", "epoch_seconds", "best_epoch", "waited", "stopped")

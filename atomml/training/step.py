@@ -4,18 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch_geometric.data import Data
 
 from atomml.errors import ConfigError, TrainingError
 from atomml.shapes import Float64, Tensor
+from atomml.training.config import LikelihoodConfig
 from atomml.training.distributed import reduce_gradients, sum_over_ranks
 from atomml.training.ema import update_ema
+from atomml.training.likelihood import Phase, likelihood_sums, phase_of
 from atomml.training.loss import combine, loss_sums
 from atomml.training.state import Job, TrainState
+from atomml.uncertainty.ivon import IVON
 
-__all__ = ["explain_failures", "precision", "trainable", "training_step"]
+__all__ = ["evaluated_loss", "explain_failures", "precision", "trainable", "training_step"]
+
+
+def evaluated_loss(
+    job: Job, graph: Data, phase: Phase
+) -> tuple[dict[str, Tensor], Float64[Tensor, " 3"], Float64[Tensor, " 3"]]:
+    """Prediction of a batch and the sums and counts of its loss."""
+    loss, validation = job.config.loss, phase == "validation"
+    options: dict[str, Any] = {
+        "forces": loss.forces > 0,
+        "stress": loss.stress > 0,
+        "create_graph": not validation,
+    }
+    if isinstance(loss, LikelihoodConfig):
+        options["noise_feedback"] = loss.feedback if phase == "joint" else 0.0
+    with precision(job):
+        prediction = job.potential(graph, **options)
+    if validation:
+        prediction = {key: value.detach() for key, value in prediction.items()}
+    if isinstance(loss, LikelihoodConfig):
+        return prediction, *likelihood_sums(prediction, graph, loss, job.factors, phase=phase)
+    return prediction, *loss_sums(prediction, graph, loss, job.factors)
 
 
 def trainable(job: Job) -> list[torch.nn.Parameter]:
@@ -30,8 +55,12 @@ def precision(job: Job) -> AbstractContextManager[object]:
     return torch.autocast(job.ranks.device.type, dtype=torch.bfloat16)
 
 
-def training_step(job: Job, state: TrainState, graph: Data | None, lr: float) -> Float64[Tensor, ""]:
+def training_step(
+    job: Job, state: TrainState, graph: Data | None, lr: float, progress: float = 1.0
+) -> Float64[Tensor, ""]:
     """One step on this process's batch (None: it has none in this step); returns the gradient's norm.
+
+    ``progress``, the share of the training that is done, decides between warm-up and joint likelihood.
 
     The sums and label counts of all processes are added before the backward pass, so that the gradient is
     that of the joint batch: L = Σ_t weight_t Σ_ranks sum_t / Σ_ranks count_t.
@@ -40,14 +69,11 @@ def training_step(job: Job, state: TrainState, graph: Data | None, lr: float) ->
     for group in job.optimizer.param_groups:
         group["lr"] = lr
     job.optimizer.zero_grad(set_to_none=True)
-    with explain_failures(job, graph):
+    phase = phase_of(config.loss, progress) if isinstance(config.loss, LikelihoodConfig) else "joint"
+    with explain_failures(job, graph), sampled_weights(job):
         sums = counts = torch.zeros(3, dtype=torch.float64, device=device)
         if graph is not None:
-            with precision(job):
-                prediction = job.potential(
-                    graph, forces=config.loss.forces > 0, stress=config.loss.stress > 0, create_graph=True
-                )
-            sums, counts = loss_sums(prediction, graph, config.loss, job.factors)
+            _, sums, counts = evaluated_loss(job, graph, phase)
         total = sum_over_ranks(torch.stack([sums.detach(), counts]), job.ranks)
         if graph is not None:
             combine(sums, total[1], job.weights).backward(inputs=trainable(job))
@@ -66,6 +92,12 @@ def training_step(job: Job, state: TrainState, graph: Data | None, lr: float) ->
     state.step += 1
     state.batch += 1
     return norm
+
+
+def sampled_weights(job: Job) -> AbstractContextManager[object]:
+    """A variational optimiser takes the gradient at a sample of its weights."""
+    optimizer = job.optimizer
+    return optimizer.sampled() if isinstance(optimizer, IVON) else nullcontext()
 
 
 def require_finite_norm(job: Job, state: TrainState, norm: Tensor, graph: Data | None) -> None:

@@ -169,7 +169,7 @@ def test_validate_suggests_the_nearest_key(tmp_path):
 def test_validate_says_which_networks_there_are(model, tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text(f"{{run_dir: r, data: {{train: t.xyz}}, epochs: 1, model: {model}}}")
-    assert "model.kind: choose one of 'tdn', 'tdn_paper'" in command("validate", str(file)).stderr
+    assert "model.kind: choose one of 'tdn', 'race', 'tdn_paper'" in command("validate", str(file)).stderr
 
 
 def test_a_configuration_without_a_model_is_one_of_a_finetuning(tmp_path):

@@ -7,13 +7,14 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
-from torch_geometric.data import Batch
+from torch_geometric.data import Batch, Data
 
 from atomml.errors import UnsupportedError
 from atomml.graph.atom_graph import EdgeIndex, graph_from_ase, transpose_index
 from atomml.graph.neighbors import neighbor_list
 from atomml.nn.radial_table import tabulate
 from atomml.potentials.compiled import CompiledPotential, native_available
+from atomml.potentials.potential import _Structure
 from atomml.simulate import Calculator, run_md
 from tests.potentials.conftest import E0, ethanol, make_potential, rock_salt
 
@@ -52,12 +53,13 @@ class Evaluator:
         index = EdgeIndex(neighbor, center, pointers[0], transpose_index(neighbor), pointers[1])
         with torch.enable_grad():
             edges = vectors.to(self.compiled.dtype).requires_grad_()
-            energies, features, _ = self.compiled._energies(species, edges, index, batch, len(cell))
+            structure = _Structure(species, index, batch, Data(cell=cell))
+            energies, body = self.compiled._energies(structure, edges)
             pair = torch.autograd.grad(energies.sum(), edges)[0].double() if len(edges) else edges.double()
         forces = torch.zeros_like(pos).index_add(0, center, pair).index_add(0, neighbor, -pair)
         virial = torch.zeros_like(cell).index_add(0, batch[center], vectors[:, :, None] * pair[:, None])
         assert threads == torch.get_num_threads()
-        out = {"energies": energies.detach(), "forces": forces.detach(), "features": features.detach()}
+        out = {"energies": energies.detach(), "forces": forces.detach(), "features": body.features.detach()}
         return out | {"virial": virial.detach()}
 
 

@@ -1,0 +1,137 @@
+"""What is known about the weights after a training: the posterior that a configuration asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch_geometric.data import Data
+
+from atomml.errors import TrainingError
+from atomml.potentials import Potential
+from atomml.training.batches import greedy_batches, join
+from atomml.training.llpr import estimated_scales, fit_llpr
+from atomml.training.parts import Part, TrainingData
+from atomml.training.state import Job
+from atomml.training.swag import fit_swag, with_weights
+from atomml.uncertainty.bayesian import BayesianPotential
+from atomml.uncertainty.config import (
+    DiagonalLaplaceConfig,
+    HeadsOnlyConfig,
+    IVONConfig,
+    LLPRConfig,
+    SWAGConfig,
+)
+from atomml.uncertainty.diagonal import fit_evidence, laplace_std, sample_diagonal, squared_gradients
+from atomml.uncertainty.ivon import IVON
+from atomml.uncertainty.model_file import head_posterior
+from atomml.uncertainty.posterior import LastLayer, Members, Posterior
+
+__all__ = ["reference_part", "with_uncertainty"]
+
+Say = Callable[[object], None]
+FRAMES_FOR_SCALES = 30
+
+
+def with_uncertainty(
+    job: Job, potential: Potential, data: TrainingData, say: Say
+) -> Potential | BayesianPotential:
+    """The trained potential with the posterior that the configuration asks for, not yet calibrated.
+
+    Raises:
+        TrainingError: a method that cannot work with this training; says why.
+    """
+    wanted = job.config.uncertainty
+    match wanted:
+        case None:
+            return potential
+        case HeadsOnlyConfig():
+            posterior = _heads(job, potential, data)
+        case LLPRConfig():
+            forces = _frames(job, data, wanted.force_frames)
+            posterior = fit_llpr(potential, lambda: _frames(job, data, None), forces, say)
+        case SWAGConfig():
+            posterior = fit_swag(job, potential, data, wanted, say)
+        case IVONConfig():
+            posterior = _ivon(job, potential, wanted)
+        case DiagonalLaplaceConfig():
+            posterior = _laplace(job, potential, data, wanted, say)
+        case _:
+            raise TrainingError(f"{wanted.kind} is no method for one training.", where="uncertainty.kind")
+    return BayesianPotential(posterior)
+
+
+def _heads(job: Job, potential: Potential, data: TrainingData) -> Posterior:
+    posterior = head_posterior(potential)
+    if not isinstance(posterior, LastLayer):
+        return posterior
+    return estimated_scales(posterior, _frames(job, data, FRAMES_FOR_SCALES))
+
+
+def _ivon(job: Job, potential: Potential, wanted: IVONConfig) -> Members:
+    """Samples of the variational posterior of the last step."""
+    optimizer = job.optimizer
+    if not isinstance(optimizer, IVON):
+        raise TrainingError("The training was not done with IVON.", where="uncertainty.kind")
+    std = {job.names[p]: value for p, value in optimizer.posterior_std().items()}  # type: ignore[index]
+    return _samples(potential, std, wanted.samples, "ivon", job.config.seed)
+
+
+def _laplace(
+    job: Job, potential: Potential, data: TrainingData, wanted: DiagonalLaplaceConfig, say: Say
+) -> Members:
+    """Samples of the diagonal Laplace approximation of the body from the energies per atom."""
+    weights = {name: p for name, p in potential.named_parameters() if name.startswith("body.")}
+    residuals: list[torch.Tensor] = []
+
+    def outputs() -> Iterator[torch.Tensor]:
+        for graph in _frames(job, data, None):
+            n_atoms = torch.bincount(graph.batch, minlength=graph.num_graphs)
+            with torch.enable_grad():
+                energy = potential(graph, forces=False)["energy"] / n_atoms
+            known = torch.isfinite(graph.energy)
+            residuals.append((energy.detach() - graph.energy / n_atoms)[known])
+            yield energy[known]
+
+    squares = squared_gradients(outputs(), weights)
+    evidence = fit_evidence(squares, weights, torch.cat(residuals))
+    say(
+        f"Laplace: prior precision {evidence.prior_precision:.3g}, noise "
+        f"{1e3 * evidence.noise_std:.3g} meV/atom, log evidence {evidence.log_evidence:.4g}"
+    )
+    std = laplace_std(squares, evidence.prior_precision, evidence.noise_std)
+    return _samples(potential, std, wanted.samples, wanted.kind, job.config.seed)
+
+
+def _samples(
+    potential: Potential, std: dict[str, torch.Tensor], count: int, method: str, seed: int
+) -> Members:
+    mean = {name: p.detach() for name, p in potential.named_parameters() if name in std}
+    generator = torch.Generator(potential.device).manual_seed(seed)
+    return Members(
+        [with_weights(potential, sample_diagonal(mean, std, generator)) for _ in range(count)], method
+    )
+
+
+def _frames(job: Job, data: TrainingData, most: int | None) -> Iterator[Data]:
+    """Batches of the training frames, or of at most ``most`` of them, evenly chosen from the reference set."""
+    part = reference_part(data, job.config.data.reference_set)
+    chosen = np.arange(len(part))
+    if most is not None:
+        chosen = np.unique(np.linspace(0, len(part) - 1, most).astype(int)) if most else chosen[:0]
+    graphs = part.graphs(job.potential.cutoff, job.config.data.cache)  # type: ignore[arg-type]
+    limit = job.config.batch
+    for group in greedy_batches(
+        (graphs.shared(int(i)) for i in chosen),
+        batch_size=limit.batch_size,
+        max_atoms=limit.max_atoms,
+        max_edges=limit.max_edges,
+    ):
+        yield join(group).to(job.ranks.device)
+
+
+def reference_part(data: TrainingData, reference_set: str | None) -> Part:
+    """The training frames; of several sets those of the one whose level of theory the model has."""
+    sets = data.train.sets()
+    return sets[reference_set] if reference_set is not None else next(iter(sets.values()))

@@ -1,0 +1,259 @@
+"""What is known about the weights, and the spread of the predictions that follows from it.
+
+Every posterior maps a graph to the mean prediction and the epistemic variances around it:
+
+    ``energy_var_epistemic`` [B], ``energies_var_epistemic`` [N], ``forces_cov_epistemic`` [N, 3, 3],
+    ``stress_var_epistemic`` [B, 3, 3] by component,
+
+beside the means and the aleatoric variances of `atomml.potentials.Potential`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import nn
+from torch_geometric.data import Data
+
+from atomml.errors import ConfigError
+from atomml.potentials import Potential
+from atomml.shapes import Float, Float64, Tensor, ndarray
+from atomml.uncertainty.predictive import Mixture, RunningMixture
+
+__all__ = ["LastLayer", "Members", "PointEstimate", "Posterior"]
+
+MEANS = ("energy", "energies", "forces", "stress")
+DRAWS = 16
+NOISE = {"energy": "energy_var", "energies": "energies_var", "forces": "forces_cov"}
+
+
+class Posterior(Protocol):
+    """Mean prediction and epistemic variances of a graph."""
+
+    method: str
+
+    def __call__(
+        self, graph: Data, *, forces: bool, stress: bool, exact: bool, members: bool
+    ) -> dict[str, Tensor]:
+        """``exact``: derive what could be estimated; ``members``: also the prediction of each member."""
+        ...
+
+    @property
+    def potential(self) -> Potential:
+        """A potential that has the elements, the cutoff and the mean weights."""
+        ...
+
+
+class PointEstimate(nn.Module):
+    """One set of weights: nothing is known about their uncertainty."""
+
+    method = "heads"
+
+    def __init__(self, potential: Potential) -> None:
+        super().__init__()
+        self.potential = potential
+
+    def forward(
+        self, graph: Data, *, forces: bool, stress: bool, exact: bool, members: bool
+    ) -> dict[str, Tensor]:
+        """The potential's own prediction."""
+        return _known(self.potential(graph, forces=forces, stress=stress))
+
+
+class Members(nn.Module):
+    """M sets of weights of one network: a deep ensemble, or samples of a Gaussian over the weights.
+
+    μ* = mean_m μ_m;  aleatoric = mean_m σ_m²;  epistemic = mean_m (μ_m − μ*)(μ_m − μ*)ᵀ. The mean force is −∇ of
+    the mean energy, because both are means over the same members.
+
+    Args:
+        potentials: at least two, with the same elements and cutoff.
+        method: how they were made: ``ensemble``, ``swag``, ``ivon`` or ``laplace_diagonal``.
+
+    Raises:
+        ConfigError: one member, or members that do not fit together.
+    """
+
+    def __init__(self, potentials: Sequence[Potential], method: str = "ensemble") -> None:
+        super().__init__()
+        if len(potentials) < 2:
+            raise ConfigError(
+                f"An ensemble of {len(potentials)} has no spread.",
+                where=method,
+                fix="give two or more members",
+            )
+        first = potentials[0]
+        for k, other in enumerate(potentials):
+            if other.elements != first.elements or other.config != first.config:
+                raise ConfigError(
+                    f"Member {k} has other elements or another network than member 0.",
+                    where=method,
+                    fix="train all members with one configuration on the same elements",
+                )
+        self.members, self.method = nn.ModuleList(potentials), method
+
+    @property
+    def potential(self) -> Potential:
+        """The first member."""
+        return self.members[0]  # type: ignore[return-value]
+
+    def forward(
+        self, graph: Data, *, forces: bool, stress: bool, exact: bool, members: bool
+    ) -> dict[str, Tensor]:
+        """Mean and spread of the members, evaluated one after the other.
+
+        Raises:
+            DataError: a member returns a NaN or infinity; names it.
+        """
+        mixtures = {
+            "energy": RunningMixture(),
+            "energies": RunningMixture(),
+            "forces": RunningMixture(vectors=True),
+            "stress": RunningMixture(undefined=_without_volume(graph)),
+        }
+        each: list[dict[str, Tensor]] = []
+        stress_var: Tensor | float = 0.0
+        for k, member in enumerate(self.members):
+            one = member(graph, forces=forces, stress=stress)
+            for name in (name for name in mixtures if name in one):
+                mixtures[name].add(one[name], one.get(NOISE.get(name, "")))
+            if "stress_var" in one:
+                stress_var = stress_var + (one["stress_var"] - stress_var) / (k + 1)
+            if members:
+                each.append({name: one[name] for name in ("energy", "forces", "stress") if name in one})
+        out = {} if isinstance(stress_var, float) else {"stress_var": stress_var}
+        for name, mixture in mixtures.items():
+            if mixture.count:
+                out |= _moments(name, mixture.result(), noisy="energy_var" in one)
+        return out | (_members(each) if members else {})
+
+
+class LastLayer(nn.Module):
+    """A Gaussian over the weights of the last linear layer, Cov(W) = A Aᵀ, around the weights of ``potential``.
+
+    With the features f_i of atom i and s eV per unit of the body's energy:
+
+        Var(E_i) = s² ‖Aᵀ f_i‖²,      Var(E) = s² ‖Aᵀ Σ_i f_i‖²,      Cov(F_i) = s² J_i A Aᵀ J_iᵀ,  J = −∂(Σ f)/∂r.
+
+    The exact covariance of forces takes one backward pass for each column of A. The estimate that costs nothing
+    is Cov(F_i) ≈ κ² Var(E_i) 1, with κ (1/Å) such that both have the same mean over training structures, element by
+    element; likewise Var(σ) ≈ κ_s² Σ_i Var(E_i) / V² for each component of the stress.
+
+    Args:
+        potential: the mean.
+        factor: A [P, R] in float64.
+        method: ``llpr`` or ``heads`` (a shallow ensemble, A from the spread of its heads).
+        per_force: κ by species, in 1/Å.
+        per_stress: κ_s, without unit.
+
+    Raises:
+        ConfigError: a factor that does not fit the last layer.
+    """
+
+    factor: Tensor
+    per_force: Tensor
+    per_stress: Tensor
+
+    def __init__(
+        self,
+        potential: Potential,
+        factor: Float64[ndarray, "features rank"],
+        method: str,
+        *,
+        per_force: Float64[ndarray, " species"] | None = None,
+        per_stress: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.potential, self.method = potential, method
+        size = self.potential.last_layer().shape[0]
+        if factor.shape[0] != size:
+            raise ConfigError(f"The covariance has {factor.shape[0]} rows for {size} features.", where=method)
+        per_force = _ones(len(potential.elements)) if per_force is None else per_force
+        for name, value in (("factor", factor), ("per_force", per_force), ("per_stress", per_stress)):
+            self.register_buffer(name, torch.as_tensor(value, dtype=torch.float64), persistent=False)
+
+    def forward(
+        self, graph: Data, *, forces: bool, stress: bool, exact: bool, members: bool
+    ) -> dict[str, Tensor]:
+        """The potential's prediction and its spread; forces and stress estimated unless ``exact`` or ``members``."""
+        factor = self.deviations() if members else self.factor
+        derive = (exact or members) and (forces or stress)
+        raw = self.potential(graph, forces=forces, stress=stress, along=factor if derive else None)
+        out = _known(raw)
+        along = self.potential.scale * (raw["features"].double() @ factor)
+        owner = graph.batch if getattr(graph, "batch", None) is not None else torch.zeros_like(graph.z)
+        whole = along.new_zeros((len(graph.cell), along.shape[1])).index_add(0, owner, along)
+        atomic = along.square().sum(1)
+        out |= {"energies_var_epistemic": atomic, "energy_var_epistemic": whole.square().sum(1)}
+        if members:
+            out |= _members_along(out, raw, whole)
+        if derive:
+            return out | _derived(raw)
+        if forces:
+            variance = self.per_force[self.potential.species_of_z[graph.z]] ** 2 * atomic
+            out["forces_cov_epistemic"] = variance[:, None, None] * torch.eye(3).to(variance)
+        if stress:
+            total = atomic.new_zeros(len(graph.cell)).index_add(0, owner, atomic)
+            volume = torch.linalg.det(graph.cell).abs()
+            variance = self.per_stress**2 * total / torch.where(volume > 0, volume, torch.nan) ** 2
+            out["stress_var_epistemic"] = variance[:, None, None].expand(-1, 3, 3)
+        return out
+
+    def deviations(self) -> Float64[Tensor, "features members"]:
+        """(W_m − W) / √M of M members: the heads themselves, or 16 draws from the Gaussian, recentred."""
+        if self.method == "heads":
+            return self.factor
+        generator = torch.Generator().manual_seed(0)
+        z = torch.randn(self.factor.shape[1], DRAWS, dtype=torch.float64, generator=generator)
+        z = z.to(self.factor.device)
+        return self.factor @ (z - z.mean(1, keepdim=True)) / math.sqrt(DRAWS - 1)
+
+
+def _members_along(out: dict[str, Tensor], raw: dict[str, Tensor], whole: Tensor) -> dict[str, Tensor]:
+    """Predictions of each member from the scaled deviations of `LastLayer.deviations`."""
+    root = math.sqrt(whole.shape[1])
+    found = {"energy_members": out["energy"][:, None] + root * whole}
+    for name in ("forces", "stress"):
+        if f"{name}_along" in raw:
+            found[f"{name}_members"] = out[name] + root * raw[f"{name}_along"]
+    return found
+
+
+def _derived(raw: dict[str, Tensor]) -> dict[str, Tensor]:
+    out = {}
+    if "forces_along" in raw:
+        out["forces_cov_epistemic"] = torch.einsum("rni,rnj->nij", raw["forces_along"], raw["forces_along"])
+    if "stress_along" in raw:
+        out["stress_var_epistemic"] = raw["stress_along"].square().sum(0)
+    return out
+
+
+def _known(out: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Means and predicted noise of a potential's output, without what only the loss needs."""
+    return {name: out[name] for name in (*MEANS, *NOISE.values(), "stress_var") if name in out}
+
+
+def _moments(name: str, mixture: Mixture, *, noisy: bool) -> dict[str, Tensor]:
+    """Mean, epistemic and, where members predict noise, aleatoric (co)variance of one quantity."""
+    moment = "cov" if name == "forces" else "var"
+    out = {name: mixture.mean, f"{name}_{moment}_epistemic": mixture.epistemic}
+    return out | ({NOISE[name]: mixture.aleatoric} if noisy and name in NOISE else {})
+
+
+def _members(each: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Predictions of each member: energy [B, M], forces [M, N, 3], stress [M, B, 3, 3]."""
+    out = {f"{name}_members": torch.stack([one[name] for one in each]) for name in each[0]}
+    return out | {"energy_members": out["energy_members"].T}
+
+
+def _without_volume(graph: Data) -> Tensor:
+    """Graphs that have no stress, to be broadcast to it."""
+    volume = torch.linalg.det(graph.cell).abs()
+    return ~(graph.pbc.all(1) & (volume > 0))[:, None, None].expand(-1, 3, 3)
+
+
+def _ones(n: int) -> Float[ndarray, " n"]:
+    return torch.ones(n, dtype=torch.float64).numpy()
