@@ -11,16 +11,16 @@ from atomml._version import __version__
 
 if TYPE_CHECKING:
     from atomml.graph.atom_graph import AtomGraph as AtomGraph
-    from atomml.potentials.model_file import load_model as load
     from atomml.potentials.prediction import Prediction as Prediction
     from atomml.simulate.calculator import Calculator as Calculator
     from atomml.training.run import train as train
+    from atomml.uncertainty.model_file import load_model as load
 
 _HOMES = {
     "AtomGraph": ("graph.atom_graph", "AtomGraph"),
     "Calculator": ("simulate.calculator", "Calculator"),
     "Prediction": ("potentials.prediction", "Prediction"),
-    "load": ("potentials.model_file", "load_model"),
+    "load": ("uncertainty.model_file", "load_model"),
     "train": ("training.run", "train"),
 }
 

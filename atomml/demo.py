@@ -15,9 +15,10 @@ from rich.table import Table
 from atomml._version import __version__
 from atomml.datasets import load_frames
 from atomml.errors import ConfigError
-from atomml.potentials import Potential, load_model
+from atomml.potentials import Potential
 from atomml.simulate import MDResult, run_md
 from atomml.training import TrainConfig, train
+from atomml.uncertainty.model_file import load_model
 
 __all__ = ["demo_config", "run_demo"]
 

@@ -39,6 +39,13 @@ def _md(
     repeat: Annotated[tuple[int, int, int], typer.Option(help="Repeat the cell.")] = (1, 1, 1),
     log_every: Annotated[int, typer.Option(help="Steps between rows and frames.")] = 10,
     state_every: Annotated[int, typer.Option(help="Steps between restart states.")] = 100,
+    stop_above: Annotated[
+        float | None,
+        typer.Option(metavar="FORCE_STD", help="End when the deviation of a force is larger, eV/Å."),
+    ] = None,
+    warn_above: Annotated[
+        float | None, typer.Option(metavar="FORCE_STD", help="Warn of such atoms, eV/Å.")
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run.")] = Path("md"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last restart state.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard the run in the folder.")] = False,
@@ -55,6 +62,8 @@ def _md(
     The folder gets log.csv, trajectory.extxyz, state.npz, summary.json and md.png. A run that was killed
     continues with --resume as if nothing had happened; one that explodes stops with the last good frame.
     npt is the Martyna-Tobias-Klein scheme: it samples the exact ensemble, unlike rescaling barostats.
+    A run that ends at --stop-above has exit code 0; "stopped_by" in summary.json names the atom, and --resume with
+    another limit goes on. Deviations need a model with an uncertainty.
     """
     from atomml.simulate.commands import md_command
 
@@ -71,6 +80,7 @@ def _md(
         "state_every": state_every,
         "seed": seed,
         "keep_velocities": keep_velocities,
+        "limits": {"stop_above": stop_above, "warn_above": warn_above},
     }
     md_command(
         model,

@@ -8,6 +8,7 @@ from atomml.simulate.checks import run_checks
 from atomml.simulate.interface import PotentialLike
 from atomml.simulate.md import MDResult, run_md
 from atomml.simulate.md_config import Limits, MDConfig
+from atomml.simulate.md_files import frame_of
 from atomml.simulate.relax import RelaxResult, relax, write_relaxed
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "MDResult",
     "PotentialLike",
     "RelaxResult",
+    "frame_of",
     "relax",
     "run_checks",
     "run_md",

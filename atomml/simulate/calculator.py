@@ -11,12 +11,20 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import all_changes
+from ase.outputs import Properties, all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from atomml.errors import DataError, SimulationError, UnsupportedError
 from atomml.graph.atom_graph import graph_from_ase
 from atomml.graph.neighbors import SkinnedNeighbors
 from atomml.shapes import Float, ndarray
+from atomml.simulate.deviations import (
+    DEVIATIONS,
+    MEMBERS,
+    choose_deviations,
+    mean_potential,
+    missing_deviation,
+)
 from atomml.simulate.interface import PotentialLike, evaluating, refuse_unknown_elements, resolve_potential
 
 if TYPE_CHECKING:
@@ -27,6 +35,7 @@ __all__ = ["Calculator", "electronic_state", "has_volume", "refuse_charge_and_sp
 Array = Float[ndarray, "..."]
 
 _BASE = ("energy", "free_energy", "energies", "forces", "stress")
+_PER_ATOM = ("energies", "forces", "energies_std", "forces_std", "forces_cov")
 
 
 class Calculator(AseCalculator):
@@ -35,8 +44,11 @@ class Calculator(AseCalculator):
     ``energy`` (eV, a float) = ``free_energy`` = Σ ``energies`` (reference energies included); ``forces``
     −∂E/∂r in eV/Å, without constraints, which ASE applies itself; ``stress`` (1/V) ∂E/∂ε in eV/Å³, order
     xx yy zz yz xz xy, only for structures with a volume (three periodic directions): otherwise ASE raises
-    PropertyNotImplementedError. Deviations (``energy_std``, ``forces_std``, ...) where the potential has
-    them.
+    PropertyNotImplementedError.
+
+    Of potentials with an uncertainty also standard deviations in the same units: ``energy_std`` (a float) and its
+    parts ``energy_std_epistemic`` and ``energy_std_aleatoric``, ``energies_std`` [N], ``forces_std`` [N, 3],
+    ``forces_cov`` [N, 3, 3] in (eV/Å)², ``stress_std`` [6].
 
     Neighbours within ``cutoff + skin`` are kept and reused until an atom has moved by half the skin; the
     pairs handed to the potential are always exactly those within the cutoff, so the skin never changes a
@@ -46,15 +58,37 @@ class Calculator(AseCalculator):
     Args:
         potential: a potential, a model file, or "demo".
         skin: in Å; 0 builds a new list at each call.
+        deviations: None: those that the potential has. True: likewise, and a potential without any is refused.
+            False: only the mean. That is cheaper for a last-layer posterior, several heads and predicted deviations,
+            where one network gives the mean; the mean of a deep ensemble (or of sampled weights) needs all members.
+        exact: derive the spread of forces and stress of a last-layer posterior instead of estimating it from the
+            atomic energies; one more backward pass for each direction of the weights. Others are exact anyway.
+        members: also ``energy_members`` [M], ``forces_members`` [M, N, 3] and ``stress_members`` [M, 6].
+
+    Raises:
+        UnsupportedError: ``deviations=True``, ``exact`` or ``members`` of a potential that has none.
+        ConfigError: ``exact`` or ``members`` together with ``deviations=False``.
     """
 
-    def __init__(self, potential: PotentialLike | str | Path, *, skin: float = 0.5, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        potential: PotentialLike | str | Path,
+        *,
+        skin: float = 0.5,
+        deviations: bool | None = None,
+        exact: bool = False,
+        members: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.potential = resolve_potential(potential)
-        deviations = tuple(getattr(self.potential, "deviations", ()))
-        base = _BASE if self.potential.conservative else tuple(name for name in _BASE if name != "stress")
-        self.implemented_properties = [*base, *deviations]
+        given = resolve_potential(potential)
+        self.potential = mean_potential(given) if deviations is False else given
+        found = choose_deviations(given, deviations, exact=exact, members=members)
+        base = _BASE if given.conservative else tuple(name for name in _BASE if name != "stress")
+        self.implemented_properties = [*base, *found]
         self.evaluations = 0
+        self._uncertain = bool(getattr(given, "deviations", ()))
+        self._options = {name: True for name, on in (("exact", exact), ("members", members)) if on}
         self._neighbors = SkinnedNeighbors(self.potential.cutoff, skin)
 
     def _get_name(self) -> str:
@@ -77,6 +111,20 @@ class Calculator(AseCalculator):
         if electronic_state(old) != electronic_state(atoms):
             changes.append("info")
         return changes
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """As in ASE.
+
+        Raises:
+            MissingDeviationError: a deviation that this model or this calculator does not give; says how to get it.
+        """
+        if name in (*DEVIATIONS, *MEMBERS) and name not in self.implemented_properties:
+            raise missing_deviation(name, uncertain=self._uncertain)
+        return super().get_property(name, atoms, allow_calculation)
+
+    def export_properties(self) -> Properties:
+        """The results that ASE has names for, which deviations are not among."""
+        return Properties({name: x for name, x in self.results.items() if name in all_outputs})
 
     def calculate(
         self,
@@ -119,8 +167,11 @@ class Calculator(AseCalculator):
         graph = graph_from_ase(atoms, self.potential.cutoff, neighbors=self._neighbors)
         # the potential enables the gradients that its own derivatives need
         with evaluating(self.potential), torch.no_grad():
-            output = self.potential(graph.to(self.potential.device), forces=True, stress=stress)
-        return {k: v.detach().cpu().double().numpy() for k, v in output.items() if k != "features"}
+            output = self.potential(
+                graph.to(self.potential.device), forces=True, stress=stress, **self._options
+            )
+        wanted = self.implemented_properties
+        return {k: v.detach().cpu().double().numpy() for k, v in output.items() if k in wanted}
 
 
 def has_volume(atoms: Atoms) -> bool:
@@ -173,7 +224,7 @@ def refuse_nan(results: Mapping[str, Any], atoms: Atoms, *, where: str) -> None:
         if finite.all():
             continue
         atoms_hit = ""
-        if finite.ndim >= 1 and finite.shape[0] == len(atoms):
+        if name in _PER_ATOM:
             bad = np.flatnonzero(~finite.reshape(len(atoms), -1).all(axis=1))
             atoms_hit = " for atoms " + ", ".join(f"{atoms.symbols[i]} {i}" for i in bad[:5])
             atoms_hit += f" and {len(bad) - 5} more" if len(bad) > 5 else ""
@@ -195,23 +246,17 @@ def _arrays(atoms: Atoms, neighbors: SkinnedNeighbors) -> tuple[Any, ...]:
 
 def _to_results(arrays: Mapping[str, Array], volume: bool) -> dict[str, Any]:
     """Arrays of one structure as the floats and float64 arrays ASE expects."""
-    energy = float(arrays["energy"].reshape(-1)[0])
-    results: dict[str, Any] = {
-        "energy": energy,
-        "free_energy": energy,
-        "energies": arrays["energies"],
-        "forces": arrays["forces"],
-    }
-    if volume and "stress" in arrays:
-        results["stress"] = full_3x3_to_voigt_6_stress(arrays["stress"].reshape(3, 3))
-    for name in ("energy_std", "energies_std", "forces_std", "stress_std"):
-        if name not in arrays or (name == "stress_std" and not volume):
-            continue
-        value = arrays[name]
-        if name == "energy_std":
+    results: dict[str, Any] = {}
+    for name, value in arrays.items():
+        if name.startswith("stress"):
+            if volume:
+                voigt = full_3x3_to_voigt_6_stress(value.reshape(-1, 3, 3))
+                results[name] = voigt if name in MEMBERS else voigt[0]
+        elif name == "energy_members":
+            results[name] = value[0]
+        elif name.startswith("energy"):
             results[name] = float(value.reshape(-1)[0])
-        elif name == "stress_std":
-            results[name] = full_3x3_to_voigt_6_stress(value.reshape(3, 3))
         else:
             results[name] = value
+    results["free_energy"] = results["energy"]
     return results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,12 +15,13 @@ from rich.table import Table
 
 from atomml.errors import CheckError, ConfigError, DataError
 from atomml.files import write_atomically
-from atomml.potentials import load_model
 from atomml.simulate.check_report import CheckReport
 from atomml.simulate.checks import run_checks
 from atomml.simulate.interface import PotentialLike
 from atomml.simulate.md import run_md
+from atomml.simulate.md_guard import UncertaintyWarning
 from atomml.simulate.relax import RelaxResult, relax, write_relaxed
+from atomml.uncertainty.model_file import load_model
 
 __all__ = ["check_command", "md_command", "read_structures", "relax_command"]
 
@@ -57,7 +59,7 @@ def md_command(
     json_file: Path | None,
     settings: dict[str, Any],
 ) -> None:
-    """Run molecular dynamics of the last frame of a file and print its summary.
+    """Run molecular dynamics of the last frame of a file and print its summary, warnings as they come.
 
     Raises:
         ConfigError: the folder already holds a run and neither ``resume`` nor ``overwrite`` is given.
@@ -71,7 +73,10 @@ def md_command(
         )
     atoms = read_structures(structure)[-1].repeat(repeat)
     potential = _load(model, device, dtype)
-    result = run_md(atoms, potential, out_dir=out, resume=resume, progress=True, **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UncertaintyWarning)
+        warnings.showwarning = _show_warning
+        result = run_md(atoms, potential, out_dir=out, resume=resume, progress=True, **settings)
     summary = result.summary
     table = Table("quantity", "mean", "deviation", title=f"{summary['formula']}, {summary['time_ps']:g} ps")
     for name, values in summary["second_half"].items():
@@ -82,6 +87,7 @@ def md_command(
     drift = summary["conserved_drift_meV_per_atom_per_ps"]
     if drift is not None:
         console.print(f"drift of the conserved energy: {drift:.3g} meV/atom/ps")
+    _print_uncertainty(console, summary)
     console.print(f"means over the second half; files in {out}", soft_wrap=True)
     _write_json(json_file, summary)
 
@@ -162,16 +168,49 @@ def _load(model: str, device: str, dtype: str | None) -> PotentialLike:
     return potential
 
 
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """One line on stderr, above a progress bar, without the place in the code that Python would add."""
+    Console(stderr=True).print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _print_uncertainty(console: Console, summary: dict[str, Any]) -> None:
+    """Largest deviations of a run, and why it ended early if it did."""
+    found, stop = summary["uncertainty"], summary["stopped_by"]
+    if found is not None:
+        largest = found["max_force_std_eV_A"]
+        above = [
+            f"{found[key]} above the limit of {summary['settings']['limits'][limit]:g} ({name})"
+            for limit, name in (("warn_above", "--warn-above"), ("stop_above", "--stop-above"))
+            if (key := f"frames_{limit}") in found
+        ]
+        text = f"largest deviation of a force: {largest['mean']:.3g} eV/Å on average, at most {largest['max']:.3g}; "
+        console.print(text + ", ".join([f"{found['frames']} frames", *above]), soft_wrap=True)
+    if stop is not None:
+        console.print(
+            f"[bold]stopped at step {stop['step']}[/]: the deviation of the force on {stop['element']} "
+            f"{stop['atom']} is {stop['force_std_eV_A']:.3g} eV/Å (limit {stop['limit_eV_A']:g}); the frame is the "
+            "last of the trajectory, --resume with a larger --stop-above goes on",
+            soft_wrap=True,
+        )
+
+
 def _relax_table(results: list[RelaxResult]) -> Table:
-    table = Table("#", "structure", "result", "steps", "ΔE (eV)", "fmax (eV/Å)", "volume change")
+    uncertain = any(math.isfinite(r.max_force_std) for r in results)
+    extra = ("σ(E) (meV/atom)", "largest σ(F) (eV/Å)") if uncertain else ()
+    table = Table("#", "structure", "result", "steps", "ΔE (eV)", "fmax (eV/Å)", "volume change", *extra)
     for r in results:
         state = "converged" if r.converged else "not converged"
         if r.error is not None:
             state = "failed: " + r.error.splitlines()[0]
         change = r.volume_last / r.volume_first - 1 if r.volume_first else float("nan")
-        figures = (r.energy_last - r.energy_first, r.fmax, 100 * change)
-        texts = (f"{figures[0]:.4f}", f"{figures[1]:.2g}", f"{figures[2]:+.2f} %")
-        shown = [t if math.isfinite(f) else "–" for t, f in zip(texts, figures, strict=True)]
+        figures: list[tuple[float, str]] = [
+            (r.energy_last - r.energy_first, ".4f"),
+            (r.fmax, ".2g"),
+            (change, "+.2%"),
+        ]
+        if uncertain:
+            figures += [(1000 * r.energy_std_per_atom, ".2g"), (r.max_force_std, ".2g")]
+        shown = [format(value, spec) if math.isfinite(value) else "–" for value, spec in figures]
         table.add_row(str(r.index), r.formula, state, str(r.steps), *shown)
     return table
 

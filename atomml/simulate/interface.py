@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from ase import Atoms
@@ -21,7 +21,11 @@ __all__ = ["PotentialLike", "evaluating", "refuse_unknown_elements", "resolve_po
 
 @runtime_checkable
 class PotentialLike(Protocol):
-    """The part of `atomml.potentials.Potential` that simulations use; any module with it can be simulated."""
+    """The part of `atomml.potentials.Potential` that simulations use; any module with it can be simulated.
+
+    One with an attribute ``deviations``, names of standard deviations in the output of a call, is asked for them too;
+    see `atomml.uncertainty.bayesian.BayesianPotential`.
+    """
 
     @property
     def cutoff(self) -> float:
@@ -44,7 +48,7 @@ class PotentialLike(Protocol):
         """Device of the parameters."""
 
     def __call__(
-        self, graph: Data, *, forces: bool = True, stress: bool = False, create_graph: bool = False
+        self, graph: Data, *, forces: bool = True, stress: bool = False, **options: Any
     ) -> Mapping[str, Tensor]:
         """Energy [B] in eV, energies [N], forces [N, 3] in eV/Å, stress [B, 3, 3] in eV/Å³."""
 
@@ -55,13 +59,13 @@ class PotentialLike(Protocol):
 
 
 def resolve_potential(potential: PotentialLike | str | Path) -> PotentialLike:
-    """The potential itself, or the one loaded from a model file or the name "demo".
+    """The potential itself, or the one loaded from a model file or the name "demo", with its uncertainty.
 
     Raises:
         ModelFileError: no such file, or not a model of this package.
     """
     if isinstance(potential, str | Path):
-        from atomml.potentials import load_model
+        from atomml.uncertainty.model_file import load_model
 
         loaded: PotentialLike = load_model(potential)
         return loaded

@@ -9,26 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms, units
+from ase import Atoms
 from ase.io import write
 from ase.md.md import MolecularDynamics
 from numpy.typing import NDArray
 
 from atomml.config import parse_config
 from atomml.errors import AtommlError, ConfigError, DataError, SimulationError
-from atomml.simulate.calculator import Calculator, has_volume
+from atomml.simulate.calculator import Calculator
 from atomml.simulate.interface import PotentialLike
 from atomml.simulate.md_config import MDConfig, default_timestep, refuse_bad_setup
 from atomml.simulate.md_files import (
     FileRecorder,
-    Record,
     State,
+    forget_deviations,
     frame_of,
     load_state,
-    read_log,
     save_state,
 )
-from atomml.simulate.md_guard import refuse_exploded
+from atomml.simulate.md_guard import DeviationWatch, refuse_exploded
 from atomml.simulate.md_integrators import (
     conserved_energy,
     degrees_of_freedom,
@@ -38,6 +37,7 @@ from atomml.simulate.md_integrators import (
     start_velocities,
     temperature,
 )
+from atomml.simulate.md_log import Record, columns_for, read_log, record_of
 from atomml.simulate.md_summary import summarise, write_summary
 from atomml.simulate.progress import progress_bar
 
@@ -52,8 +52,10 @@ class MDResult:
         atoms: the last frame with momenta, energy, forces and stress.
         log: one array per column of log.csv (step, time_fs, temperature_K, potential_eV, kinetic_eV,
             total_eV, conserved_eV, pressure_GPa, volume_A3, max_force_eV_A, min_distance_A); NaN where not
-            defined.
-        summary: means and deviations, energy drift, speed, settings.
+            defined. With an uncertainty also energy_std_eV, max_force_std_eV_A (σ_F = √(tr Σ / 3), largest of the
+            atoms) and max_force_std_atom.
+        summary: means and deviations, energy drift, speed, settings; ``stopped_by``: None for a run to the end;
+            ``uncertainty``: deviations that the model predicts, None if it has none.
         folder: where log.csv, trajectory.extxyz, state.npz, summary.json and md.png are, or None.
     """
 
@@ -76,6 +78,9 @@ class _Run:
     records: list[Record]
     files: FileRecorder | None
     folder: Path | None
+    watch: DeviationWatch
+    columns: tuple[str, ...]
+    stopped_by: dict[str, Any] | None = None
 
 
 def run_md(
@@ -92,6 +97,10 @@ def run_md(
 ) -> MDResult:
     """Run molecular dynamics from ``atoms`` (left unchanged).
 
+    With ``limits={"stop_above": 0.3}`` the run ends once the deviation of a force exceeds 0.3 eV/Å. That is a result,
+    not an error: the frame is the last of the log and the trajectory, ``summary["stopped_by"]`` names the atom, and
+    ``resume`` with another limit goes on from there.
+
     Args:
         atoms: start structure.
         potential: a potential, a model file, "demo", or a ready `Calculator`.
@@ -104,7 +113,8 @@ def run_md(
         settings: the other fields of `MDConfig`: ensemble, thermostat, pressure, seed, log_every, ...
 
     Raises:
-        ConfigError: an unknown or impossible setting, or other settings than the run that is resumed.
+        ConfigError: an unknown or impossible setting, other settings than the run that is resumed, or a limit on
+            deviations for a model without any.
         DataError: nothing to resume, or files of the run are damaged.
         SimulationError: a NaN, or the run exploded; the last good frame is then in ``last_good.extxyz``.
         UnsupportedError: an element the potential does not know, a charge or a spin.
@@ -113,7 +123,7 @@ def run_md(
     chosen["timestep"] = default_timestep(atoms) if timestep is None else timestep
     config = parse_config(MDConfig, chosen, where="run_md", fix="`atomml md --help` explains the options")
     calculator = potential if isinstance(potential, Calculator) else Calculator(potential)
-    refuse_bad_setup(atoms, config, has_stress="stress" in calculator.implemented_properties)
+    refuse_bad_setup(atoms, config, calculator.implemented_properties)
     folder = None if out_dir is None else Path(out_dir)
     run = (_resume if resume else _start)(atoms, calculator, config, folder)
     seconds = _loop(run, progress)
@@ -125,13 +135,14 @@ def _start(atoms: Atoms, calculator: Calculator, config: MDConfig, folder: Path 
     rng = np.random.Generator(np.random.PCG64(config.seed))
     if not config.keep_velocities:
         start_velocities(atoms, config, rng)
-    files = None
+    files, columns = None, columns_for(calculator)
     if folder is not None:
         (folder / "state.npz").unlink(missing_ok=True)  # a killed start must not resume an older run
-        files = FileRecorder(folder)
+        files = FileRecorder(folder, columns)
     dof = degrees_of_freedom(atoms, config)
     dyn = make_integrator(atoms, config, rng)
-    run = _Run(atoms, calculator, config, dyn, dof, 0, [], files, folder)
+    watch = DeviationWatch(len(atoms), config)
+    run = _Run(atoms, calculator, config, dyn, dof, 0, [], files, folder, watch, columns)
     _guard(run, started=False)
     _log(run)
     _save(run)
@@ -153,13 +164,16 @@ def _resume(atoms: Atoms, calculator: Calculator, config: MDConfig, folder: Path
     prefix = "integrator:"
     inner = {k.removeprefix(prefix): v for k, v in state.arrays.items() if k.startswith(prefix)}
     load_integrator_state(dyn, inner)
-    files = FileRecorder(folder, state)
+    columns = columns_for(calculator)
+    files = FileRecorder(folder, columns, state)
     records = read_log(files.log_path)
-    return _Run(atoms, calculator, config, dyn, dof, state.step, records, files, folder)
+    watch = DeviationWatch(len(atoms), config)
+    return _Run(atoms, calculator, config, dyn, dof, state.step, records, files, folder, watch, columns)
 
 
 def _working_copy(atoms: Atoms, calculator: Calculator) -> Atoms:
     copy = atoms.copy()
+    forget_deviations(copy)
     copy.calc = calculator
     return copy
 
@@ -187,11 +201,12 @@ def _same_run(state: State, atoms: Atoms, config: MDConfig, folder: Path) -> Non
 
 
 def _loop(run: _Run, progress: bool) -> float:
-    """Advance to ``config.steps``; returns the seconds spent."""
+    """Advance to ``config.steps`` or a limit of the deviations; returns the seconds spent."""
     start, config = time.perf_counter(), run.config
     first = run.step
     with progress_bar(config.steps - first, "molecular dynamics", show=progress) as advance:
-        while run.step < config.steps:
+        run.stopped_by = run.watch(run.atoms, run.step)
+        while run.step < config.steps and run.stopped_by is None:
             good, finished = run.atoms.copy(), run.step
             try:
                 run.dyn.step()
@@ -199,7 +214,8 @@ def _loop(run: _Run, progress: bool) -> float:
                 _guard(run, started=True)
             except (SimulationError, DataError) as error:
                 raise _with_last_frame(run, good, finished, error) from error
-            last = run.step == config.steps
+            run.stopped_by = run.watch(run.atoms, run.step)
+            last = run.step == config.steps or run.stopped_by is not None
             if run.step % config.log_every == 0 or last:
                 _log(run)
             if last or run.step % _state_interval(config) == 0:
@@ -230,30 +246,19 @@ def _with_last_frame(run: _Run, good: Atoms, finished: int, error: AtommlError) 
 
 
 def _log(run: _Run) -> None:
-    atoms, nan = run.atoms, float("nan")
     if run.records and run.records[-1]["step"] == run.step:
         return
-    volume = has_volume(atoms)
-    stressed = volume and "stress" in run.calculator.implemented_properties
-    stress = atoms.get_stress(include_ideal_gas=True) if stressed else None
-    potential, kinetic = float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy())
-    forces = atoms.get_forces(apply_constraint=False)
-    record: Record = {
-        "step": float(run.step),
-        "time_fs": run.step * run.config.timestep,
-        "temperature_K": temperature(atoms, run.dof),
-        "potential_eV": potential,
-        "kinetic_eV": kinetic,
-        "total_eV": potential + kinetic,
-        "conserved_eV": conserved_energy(run.dyn),
-        "pressure_GPa": nan if stress is None else float(-np.mean(stress[:3]) / units.GPa),
-        "volume_A3": float(atoms.get_volume()) if volume else nan,
-        "max_force_eV_A": float(np.linalg.norm(forces, axis=1).max()),
-        "min_distance_A": run.calculator.min_distance(),
-    }
+    record = record_of(
+        run.atoms,
+        run.columns,
+        step=run.step,
+        time_fs=run.step * run.config.timestep,
+        kelvin=temperature(run.atoms, run.dof),
+        conserved=conserved_energy(run.dyn),
+    )
     run.records.append(record)
     if run.files is not None:
-        run.files.write(record, frame_of(atoms, {"step": run.step, "time_fs": record["time_fs"]}))
+        run.files.write(record, frame_of(run.atoms, {"step": run.step, "time_fs": record["time_fs"]}))
 
 
 def _save(run: _Run) -> None:
@@ -278,7 +283,7 @@ def _finish(run: _Run, seconds: float) -> MDResult:
     columns = run.records[0].keys()
     log = {c: np.array([r[c] for r in run.records]) for c in columns}
     last = frame_of(run.atoms) if run.atoms.calc.results else run.atoms.copy()
-    summary: Mapping[str, Any] = summarise(log, run.config, run.atoms, seconds)
+    summary: Mapping[str, Any] = summarise(log, run.config, run.atoms, seconds, run.stopped_by)
     if run.folder is not None:
         write_summary(run.folder, dict(summary), log)
     return MDResult(atoms=last, log=log, summary=dict(summary), folder=run.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -9,14 +10,15 @@ from ase import Atoms
 from pydantic import Field, model_validator
 
 from atomml.config import Config
-from atomml.errors import SimulationError
+from atomml.errors import ConfigError, SimulationError
 from atomml.simulate.calculator import has_volume
+from atomml.simulate.deviations import HOW
 
 __all__ = ["Limits", "MDConfig", "default_timestep", "refuse_bad_setup"]
 
 
 class Limits(Config):
-    """When a run is stopped as exploded. Real dynamics stays far below all three."""
+    """When a run ends early: as exploded, far beyond real dynamics, or because the model has become too uncertain."""
 
     max_force: float = Field(default=200.0, gt=0)
     """Largest norm of a force, eV/Å."""
@@ -24,6 +26,11 @@ class Limits(Config):
     """Highest instantaneous temperature, K; by default ten times the target plus 3000 K."""
     min_distance: float = Field(default=0.3, ge=0)
     """Shortest distance between two atoms, Å."""
+    stop_above: float | None = Field(default=None, gt=0)
+    """End the run, without an error, once the deviation σ_F = √(tr Σ / 3) of the force on an atom is larger, eV/Å;
+    for models with an uncertainty. The frame is kept, and the run can go on from it with another limit."""
+    warn_above: float | None = Field(default=None, gt=0)
+    """Warn of every atom whose σ_F is larger, eV/Å, and again when it has doubled."""
 
 
 class MDConfig(Config):
@@ -60,7 +67,7 @@ class MDConfig(Config):
     state_every: int = Field(default=100, ge=1)
     """Steps between restart states (rounded up to a row of the log)."""
     limits: Limits = Limits()
-    """When to stop as exploded."""
+    """When to end early, and when to warn."""
 
     @model_validator(mode="after")
     def _sensible(self) -> MDConfig:
@@ -86,13 +93,21 @@ def default_timestep(atoms: Atoms) -> float:
     return 1.0 if lightest < 21.0 else 2.0
 
 
-def refuse_bad_setup(atoms: Atoms, config: MDConfig, *, has_stress: bool = True) -> None:
-    """Combinations that cannot run.
+def refuse_bad_setup(atoms: Atoms, config: MDConfig, given: Sequence[str]) -> None:
+    """Combinations that cannot run; ``given`` are the calculator's properties.
 
     Raises:
+        ConfigError: a limit on deviations that the calculator does not give.
         SimulationError: npt without a volume, without a stress or with constraints; an atom without mass.
     """
     where = atoms.get_chemical_formula()
+    limited = [name for name in ("stop_above", "warn_above") if getattr(config.limits, name) is not None]
+    if limited and "forces_std" not in given:
+        raise ConfigError(
+            f"{' and '.join(limited)} limit the deviations of forces, and this model gives none.",
+            where="limits",
+            fix=f"leave the limit out, or {HOW}",
+        )
     if np.any(atoms.get_masses() <= 0):
         raise SimulationError("An atom has no mass.", where=where, fix="give every atom a positive mass")
     if config.ensemble != "npt":
@@ -103,7 +118,7 @@ def refuse_bad_setup(atoms: Atoms, config: MDConfig, *, has_stress: bool = True)
             where=f"{where}, pbc {atoms.pbc.tolist()}",
             fix="use nvt, or give the structure a cell and pbc = True",
         )
-    if not has_stress:
+    if "stress" not in given:
         raise SimulationError(
             "Constant pressure needs a model with a stress; this one predicts forces directly.",
             where=where,

@@ -17,36 +17,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.extxyz import write_extxyz
 from numpy.typing import NDArray
 
-from atomml.errors import DataError
+from atomml.errors import ConfigError, DataError
 from atomml.files import write_atomically
+from atomml.simulate.md_log import Record, format_row
 
-__all__ = [
-    "COLUMNS",
-    "FileRecorder",
-    "Record",
-    "State",
-    "format_row",
-    "frame_of",
-    "load_state",
-    "read_log",
-    "save_state",
-]
+__all__ = ["FileRecorder", "State", "forget_deviations", "frame_of", "load_state", "save_state"]
 
 _VERSION = 1
-Record = dict[str, float]
-COLUMNS = (
-    "step",
-    "time_fs",
-    "temperature_K",
-    "potential_eV",
-    "kinetic_eV",
-    "total_eV",
-    "conserved_eV",
-    "pressure_GPa",
-    "volume_A3",
-    "max_force_eV_A",
-    "min_distance_A",
-)
 
 
 @dataclass(frozen=True)
@@ -110,32 +87,30 @@ def load_state(path: Path) -> State:
     return State(arrays=arrays, **header)
 
 
-def format_row(values: Sequence[float]) -> str:
-    """One line of CSV; numbers keep all digits, NaN is an empty field."""
-    cells = [str(int(values[0])), *("" if np.isnan(v) else repr(float(v)) for v in values[1:])]
-    return ",".join(cells) + "\n"
-
-
-def read_log(path: Path) -> list[Record]:
-    """Rows of a log table; empty fields are NaN."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [
-        {
-            key: float(cell) if cell else float("nan")
-            for key, cell in zip(COLUMNS, line.split(","), strict=True)
-        }
-        for line in lines[1:]
-    ]
-
-
 def frame_of(atoms: Atoms, info: Mapping[str, Any] | None = None) -> Atoms:
-    """A copy with energy, forces and stress stored, without the constraints that the integrator added."""
-    frame = atoms.copy()
+    """A copy with the results of its calculator, to be written by ASE.
+
+    Energy, forces and stress are stored as ASE has them. Deviations, which ASE has no place for and would drop, are
+    the array ``forces_std`` [N, 3] in eV/Å and ``info["energy_std"]`` in eV. Constraints, which an integrator may
+    have added, are removed.
+    """
+    frame, found = atoms.copy(), atoms.calc.results
     frame.set_constraint()
-    results = {k: v for k, v in atoms.calc.results.items() if k in ("energy", "forces", "stress")}
+    results = {k: v for k, v in found.items() if k in ("energy", "forces", "stress")}
     frame.calc = SinglePointCalculator(frame, **results)
+    forget_deviations(frame)
+    if "forces_std" in found:
+        frame.set_array("forces_std", found["forces_std"], float, (3,))
+    if "energy_std" in found:
+        frame.info["energy_std"] = found["energy_std"]
     frame.info.update(info or {})
     return frame
+
+
+def forget_deviations(atoms: Atoms) -> None:
+    """Remove the deviations that an earlier `frame_of` left: they are not those of the next positions or model."""
+    atoms.info.pop("energy_std", None)
+    atoms.arrays.pop("forces_std", None)
 
 
 class FileRecorder:
@@ -143,19 +118,22 @@ class FileRecorder:
 
     Args:
         folder: created if absent.
+        columns: of the log.
         state: the state to continue from; both files are cut back to their length at that state.
 
     Raises:
+        ConfigError: the log to continue has other columns.
         DataError: a file to continue is missing or shorter than the state says.
     """
 
-    def __init__(self, folder: Path, state: State | None = None) -> None:
+    def __init__(self, folder: Path, columns: Sequence[str], state: State | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log_path, self.trajectory_path = folder / "log.csv", folder / "trajectory.extxyz"
         if state is None:
-            self.log_path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+            self.log_path.write_text(",".join(columns) + "\n", encoding="utf-8")
             self.trajectory_path.write_bytes(b"")
         else:
+            _same_columns(self.log_path, columns)
             _cut(self.log_path, state.log_bytes)
             _cut(self.trajectory_path, state.trajectory_bytes)
 
@@ -165,7 +143,7 @@ class FileRecorder:
         write_extxyz(text, [frame])
         try:
             with self.log_path.open("a", encoding="utf-8") as log:
-                log.write(format_row([record[c] for c in COLUMNS]))
+                log.write(format_row(record))
             with self.trajectory_path.open("a", encoding="utf-8") as trajectory:
                 trajectory.write(text.getvalue())
         except OSError as error:
@@ -181,6 +159,20 @@ class FileRecorder:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         return self.log_path.stat().st_size, self.trajectory_path.stat().st_size
+
+
+def _same_columns(path: Path, columns: Sequence[str]) -> None:
+    """Refuse to go on with a model with deviations after one without, or the other way round."""
+    if not path.exists():
+        return  # `_cut` says so
+    with path.open(encoding="utf-8") as file:
+        before = file.readline().strip()
+    if before != ",".join(columns):
+        raise ConfigError(
+            f"The log to continue has the columns {before}, this run {','.join(columns)}.",
+            where=str(path),
+            fix="resume with the model that the run was started with, with or without deviations as then",
+        )
 
 
 def _cut(path: Path, size: int) -> None:

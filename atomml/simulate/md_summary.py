@@ -28,9 +28,17 @@ def drift(time_fs: Float64[ndarray, " rows"], energy: Float64[ndarray, " rows"],
 
 
 def summarise(
-    log: Mapping[str, NDArray[np.float64]], config: MDConfig, atoms: Atoms, seconds: float
+    log: Mapping[str, NDArray[np.float64]],
+    config: MDConfig,
+    atoms: Atoms,
+    seconds: float,
+    stopped_by: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Means and deviations over the second half of the run, drift over all of it; JSON values only."""
+    """Means and deviations over the second half of the run, drift over all of it; JSON values only.
+
+    ``stopped_by`` is what `DeviationWatch` gave, None for a run to the end. ``uncertainty``, of all frames, is None
+    for a model without deviations.
+    """
     half = len(log["step"]) // 2
     steps_run = int(log["step"][-1])
     summary: dict[str, Any] = {
@@ -42,6 +50,8 @@ def summarise(
         "second_half": {},
         "conserved_drift_meV_per_atom_per_ps": _json(drift(log["time_fs"], log["conserved_eV"], len(atoms))),
         "lowest_min_distance_A": _json(float(np.min(log["min_distance_A"]))),
+        "stopped_by": None if stopped_by is None else dict(stopped_by),
+        "uncertainty": _uncertainty(log, config),
         "seconds": seconds,
     }
     for column in ("temperature_K", "potential_eV", "total_eV", "pressure_GPa", "volume_A3"):
@@ -50,6 +60,21 @@ def summarise(
             "mean": _json(float(values.mean())),
             "std": _json(float(values.std())),
         }
+    return summary
+
+
+def _uncertainty(log: Mapping[str, NDArray[np.float64]], config: MDConfig) -> dict[str, Any] | None:
+    """Mean and largest model deviation of the frames, and how many are above each limit that is set."""
+    if "max_force_std_eV_A" not in log:
+        return None
+    largest, limits = log["max_force_std_eV_A"], config.limits
+    summary: dict[str, Any] = {"frames": len(largest)}
+    for column in ("energy_std_eV", "max_force_std_eV_A"):
+        summary[column] = {"mean": float(log[column].mean()), "max": float(log[column].max())}
+    for name in ("warn_above", "stop_above"):
+        limit = getattr(limits, name)
+        if limit is not None:
+            summary[f"frames_{name}"] = int((largest > limit).sum())
     return summary
 
 

@@ -19,8 +19,9 @@ from ase.optimize import FIRE, LBFGS
 from atomml.errors import AtommlError, DataError, SimulationError
 from atomml.files import write_atomically
 from atomml.simulate.calculator import Calculator, has_volume
+from atomml.simulate.deviations import force_std_norm
 from atomml.simulate.interface import PotentialLike
-from atomml.simulate.md_files import frame_of
+from atomml.simulate.md_files import forget_deviations, frame_of
 from atomml.simulate.progress import progress_bar
 
 __all__ = ["RelaxResult", "relax", "write_relaxed"]
@@ -45,6 +46,8 @@ class RelaxResult:
         fmax: largest norm of a force at the end, constraints applied, eV/Å.
         stress_max: largest stress component at the end, GPa.
         volume_first, volume_last: Å³.
+        energy_std_per_atom: deviation of the last energy, eV/atom, of models with an uncertainty.
+        max_force_std: largest √(tr Σ / 3) of the forces at the end, eV/Å, likewise.
         error: why the structure failed, or None. A structure that only ran out of steps has no error.
         atoms: the last structure, with results when there are any.
     """
@@ -61,6 +64,8 @@ class RelaxResult:
     stress_max: float
     volume_first: float
     volume_last: float
+    energy_std_per_atom: float
+    max_force_std: float
     error: str | None
     atoms: Atoms
 
@@ -177,6 +182,8 @@ def _result(
     results = atoms.calc.results if error is None else {}
     volume = has_volume(given)
     last = frame_of(atoms) if results else atoms.copy()
+    if not results:
+        forget_deviations(last)
     last.set_constraint(given.constraints)
     last.calc = last.calc if results else None
     return RelaxResult(
@@ -192,6 +199,8 @@ def _result(
         stress_max=float(np.abs(results["stress"]).max() / units.GPa) if "stress" in results else nan,
         volume_first=float(given.get_volume()) if volume else nan,
         volume_last=float(atoms.get_volume()) if volume else nan,
+        energy_std_per_atom=float(results.get("energy_std", nan)) / len(given),
+        max_force_std=float(force_std_norm(results["forces_std"]).max()) if "forces_std" in results else nan,
         error=error,
         atoms=last,
     )

@@ -153,7 +153,8 @@ def make_calculator(config: AnyCalculator, *, skin: float = 0.5) -> AseCalculato
     if isinstance(config, AtommlCalculator):
         from atomml.simulate.calculator import Calculator
 
-        return Calculator(_potential(config.model, config.device, config.dtype), skin=skin)
+        potential = _potential(config.model, config.device, config.dtype)
+        return Calculator(potential, skin=skin, deviations=False)
     if isinstance(config, ChgnetCalculator):
         return _chgnet(config)
     if isinstance(config, TbliteCalculator):
@@ -172,7 +173,7 @@ def make_calculator(config: AnyCalculator, *, skin: float = 0.5) -> AseCalculato
 
 @lru_cache(maxsize=2)
 def _potential(model: str, device: str, dtype: Literal["float32", "float64"] | None) -> Any:
-    from atomml.potentials import load_model
+    from atomml.uncertainty.model_file import load_model
 
     return load_model(model, device=device, dtype=dtype)
 

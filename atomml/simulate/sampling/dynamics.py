@@ -158,7 +158,7 @@ def run_trajectory(
     series: dict[str, list[float]] = {"energy": [], "temperature": []}
     record: dict[str, Any] = {"status": "done", "reason": "", "T": kelvin, "timestep_fs": settings.timestep}
     equilibration, sampling, interval = step_counts(config, settings.timestep)
-    refuse_bad_setup(work, settings, has_stress="stress" in calculator.implemented_properties)
+    refuse_bad_setup(work, settings, calculator.implemented_properties)
     start_velocities(work, _hotter(settings, config.first_temperature), rng)
     dyn, dof = make_integrator(work, settings, rng), degrees_of_freedom(work, settings)
     guard, step = Guard(work, limits, settings.max_temperature), 0
