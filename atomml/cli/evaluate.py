@@ -33,6 +33,15 @@ def _evaluate(
     energy_key: Annotated[str | None, typer.Option(help="Name of the energy, if it is not found.")] = None,
     forces_key: Annotated[str | None, typer.Option(help="Name of the forces.")] = None,
     stress_key: Annotated[str | None, typer.Option(help="Name of the stress.")] = None,
+    ood: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ood", metavar="FILE", help="Structures out of distribution: do deviations tell? Repeatable."
+        ),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Derive deviations of forces that are estimated by default; slow.")
+    ] = False,
     protocol: Annotated[
         str | None, typer.Option(metavar="NAME", help="Errors as oc20, oc22 or pubchemqcr defines them.")
     ] = None,
@@ -51,7 +60,10 @@ def _evaluate(
         typer.Option("--free-forces", help="Predictions: forces on free atoms only, as EvalAI took them."),
     ] = False,
 ) -> None:
-    """Compare a model with labelled structures: errors in all, by element and by tag.
+    """Compare a model with labelled structures: errors in all, by element and by tag, and the deviations.
+
+    A model with deviations is also told how right they are; with --ood whether they are larger for other structures,
+    which need no labels.
 
     With --protocol also the numbers that a benchmark asks for; --predictions writes the file of its leaderboard,
     for frames without labels as well.
@@ -74,6 +86,8 @@ def _evaluate(
         dtype=dtype,
         max_atoms=max_atoms,
         keys={name: key for name, key in keys.items() if key is not None},
+        ood=ood or (),
+        exact=exact,
         protocol=None
         if protocol is None
         else ProtocolOptions(protocol, task, predictions, split, free_forces),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +14,7 @@ from atomml.datasets import FrameStore
 from atomml.errors import DataError
 from atomml.shapes import Float64, Int64, Tensor, ndarray
 from atomml.training.batches import greedy_batches, join
+from atomml.training.deviation_measures import DEVIATIONS, Measured, deviation_measures
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -27,21 +26,12 @@ __all__ = [
     "by_tag",
     "evaluate",
     "predict_frames",
+    "predicted_arrays",
     "summary",
-    "write_arrays",
 ]
 
-FRAME_COLUMNS = (
-    "row",
-    "id",
-    "n_atoms",
-    "energy_label_eV",
-    "energy_eV",
-    "energy_error_eV_per_atom",
-    "forces_rmse_eV_per_A",
-    "forces_max_error_eV_per_A",
-    "stress_rmse_eV_per_A3",
-)
+PREDICTIONS = ("energy", "forces", "stress")
+COLUMNS = ("n_atoms", "numbers", *(f"{name}{end}" for name in PREDICTIONS for end in ("", "_label")))
 Numbers = dict[str, int | float]
 MOST_GROUPS = 60  # a tag with more values than this is a name, not a class
 
@@ -74,19 +64,30 @@ class Evaluable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Predictions beside labels, and the errors.
+    """Predictions beside labels, and the errors; with deviations where the potential has them.
+
+    The covariances of forces take 72 bytes per atom, 72 MB for a million atoms, and a few times as much while they
+    are measured: larger sets are evaluated in parts.
 
     Attributes:
         metrics: ``energy``, ``energy_per_atom``, ``forces``, ``stress`` + ``_mae``, ``_rmse``
             (eV, eV/atom, eV/Å by component, eV/Å³ by component), for quantities that have labels.
         counts: frames, atoms, and how many labels of each kind were compared.
-        elements: force errors by chemical symbol.
+        elements: force errors by chemical symbol; with deviations their RMS, and coverages.
         tags: for each tag, the metrics by its value.
         rows: row of each frame in the store.
         ids: name of each frame.
         n_atoms, numbers: atoms per frame, atomic numbers of all atoms.
         energy, forces, stress: predictions; ``*_label``: labels, NaN where there is none. Forces or stresses
             for which no frame has a label are not computed, but NaN.
+        energy_std, energy_std_epistemic, energy_std_aleatoric: standard deviations in eV; None for a potential
+            without deviations, as all that follows.
+        forces_cov: covariances in (eV/Å)².
+        stress_std: standard deviation of each component in eV/Å³.
+        deviations: measures of the deviations of ``energy``, ``forces`` and ``stress``, see `deviation_measures`;
+            empty where there is nothing to measure.
+        notes: what could not be measured, and why.
+        calibration: id of the calibration that the deviations contain.
     """
 
     metrics: dict[str, float]
@@ -103,6 +104,19 @@ class Evaluation:
     forces_label: Float64[ndarray, "atoms 3"]
     stress: Float64[ndarray, "frames 3 3"]
     stress_label: Float64[ndarray, "frames 3 3"]
+    energy_std: Float64[ndarray, " frames"] | None = None
+    energy_std_epistemic: Float64[ndarray, " frames"] | None = None
+    energy_std_aleatoric: Float64[ndarray, " frames"] | None = None
+    forces_cov: Float64[ndarray, "atoms 3 3"] | None = None
+    stress_std: Float64[ndarray, "frames 3 3"] | None = None
+    deviations: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    calibration: str | None = None
+
+    def arrays(self) -> dict[str, ndarray]:
+        """Rows, labels, predictions, and deviations if there are any, by name."""
+        names = ("rows", *COLUMNS, *DEVIATIONS)
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 def evaluate(
@@ -111,37 +125,44 @@ def evaluate(
     rows: Sequence[int] | ndarray | None = None,
     *,
     free_only: bool = False,
+    unlabelled: bool = False,
+    exact: bool = False,
     max_atoms: int = 2000,
     max_edges: int | None = 200_000,
     on_batch: Callable[[int], Any] | None = None,
 ) -> Evaluation:
-    """Compare a potential with the labels of a store.
+    """Compare a potential, and its deviations if it has some, with the labels of a store.
 
     Args:
-        potential: anything that maps a graph to energy, forces and stress.
+        potential: anything that maps a graph to energy, forces and stress; deviations are told by an attribute
+            ``deviations`` as `atomml.uncertainty.BayesianPotential` has it.
         store: labelled frames.
         rows: which frames; all by default.
         free_only: forces on atoms that the store holds fixed are not compared.
+        unlabelled: accept frames without any label, and predict forces whether they have labels or not.
+        exact: derive deviations that are estimated by default.
         max_atoms: atoms in one batch (at least one frame).
         max_edges: edges in one batch.
         on_batch: called with the number of frames done, for a progress bar.
 
     Raises:
-        DataError: no frames, or none with any label.
+        DataError: no frames, or none with any label; a member of the potential predicts a NaN.
         UnsupportedError: an element the potential does not know.
     """
+    has_deviations = bool(getattr(potential, "deviations", ()))
     index = np.arange(len(store)) if rows is None else np.asarray(rows, dtype=np.int64)
     part = store if rows is None else store.subset(index)
     labels = part.label_counts()
-    if len(part) == 0 or not any(labels.values()):
+    if len(part) == 0 or not (any(labels.values()) or unlabelled):
         raise DataError(
             f"There is nothing to compare with: {len(part)} frames, no energy, forces or stress.",
             where=str(store.info.get("source", "data")),
             fix="check the label keys (`atomml data report` lists what a file has)",
         )
     want_stress = labels["stress"] > 0 and bool(potential.conservative)
-    wanted = {"forces": labels["forces"] > 0, "stress": want_stress}
-    energy, forces, stress = predict_frames(potential, part, wanted, max_atoms, max_edges, on_batch)
+    wanted = {"forces": labels["forces"] > 0 or unlabelled, "stress": want_stress}
+    options = {"exact": exact} if has_deviations else {}
+    predictions = predicted_arrays(potential, part, wanted, max_atoms, max_edges, on_batch, **options)
     stress_label = np.array(part.stress)
     lattice = part.pbc.all(axis=1) & (np.linalg.det(part.cell) != 0)
     stress_label[~lattice if want_stress else slice(None)] = np.nan  # no stress is predicted there
@@ -151,21 +172,22 @@ def evaluate(
     arrays = {
         "n_atoms": np.array(part.n_atoms),
         "numbers": np.asarray(part.numbers).astype(np.int64),
-        "energy": energy,
         "energy_label": np.array(part.energy),
-        "forces": forces,
         "forces_label": forces_label,
-        "stress": stress,
         "stress_label": stress_label,
-    }
+    } | predictions
     metrics, counts = summary(arrays, np.ones(len(part), dtype=bool))
+    measured = deviation_measures(arrays) if has_deviations else Measured({}, {}, ())
     return Evaluation(
         metrics=metrics,
         counts=counts,
-        elements=by_element(arrays),
+        elements={k: m | measured.elements.get(k, {}) for k, m in by_element(arrays).items()},
         tags=by_tag(arrays, part.tags),
         rows=index.astype(np.int64),
         ids=[str(name) for name in part.ids],
+        deviations=measured.measures,
+        notes=measured.notes,
+        calibration=getattr(potential, "calibration_id", None),
         **arrays,
     )
 
@@ -178,9 +200,24 @@ def predict_frames(
     max_edges: int | None,
     on_batch: Callable[[int], Any] | None,
 ) -> tuple[ndarray, ndarray, ndarray]:
-    """Predictions for every frame of ``part``, in order; NaN for what is not wanted."""
-    energies, all_forces, stresses, done = [], [], [], 0
-    cutoff = float(potential.cutoff)
+    """Energies, forces and stresses of every frame of ``part``, in order; NaN for what is not wanted."""
+    arrays = predicted_arrays(potential, part, wanted, max_atoms, max_edges, on_batch)
+    return arrays["energy"], arrays["forces"], arrays["stress"]
+
+
+def predicted_arrays(
+    potential: Evaluable,
+    part: FrameStore,
+    wanted: Mapping[str, bool],
+    max_atoms: int,
+    max_edges: int | None,
+    on_batch: Callable[[int], Any] | None,
+    **options: bool,
+) -> dict[str, ndarray]:
+    """Predictions, and `DEVIATIONS` if there are any, for every frame of ``part``; NaN for what is not wanted."""
+    found: dict[str, list[ndarray]] = {}
+    cutoff, done = float(potential.cutoff), 0
+    names = PREDICTIONS + (DEVIATIONS if getattr(potential, "deviations", ()) else ())
 
     def graphs() -> Iterator[Any]:
         for i in range(len(part)):
@@ -189,15 +226,20 @@ def predict_frames(
     for group in greedy_batches(graphs(), max_atoms=max_atoms, max_edges=max_edges):
         batch = join(group).to(potential.device)
         with torch.no_grad():
-            out = potential(batch, **wanted, create_graph=False)
-        arrays = {key: value.double().cpu().numpy() for key, value in out.items()}
-        energies.append(arrays["energy"])
-        all_forces.append(arrays["forces"] if wanted["forces"] else np.full(batch.pos.shape, np.nan))
-        stresses.append(arrays["stress"] if wanted["stress"] else np.full(batch.cell.shape, np.nan))
+            out = potential(batch, **wanted, create_graph=False, **options)
+        absent = {
+            "forces": batch.pos.shape,
+            "forces_cov": (*batch.pos.shape, 3),
+            "stress": batch.cell.shape,
+            "stress_std": batch.cell.shape,
+        }
+        for name in names:
+            value = out[name].double().cpu().numpy() if name in out else np.full(absent[name], np.nan)
+            found.setdefault(name, []).append(value)
         done += len(group)
         if on_batch is not None:
             on_batch(done)
-    return np.concatenate(energies), np.concatenate(all_forces), np.concatenate(stresses)
+    return {name: np.concatenate(values) for name, values in found.items()}
 
 
 def summary(arrays: dict[str, ndarray], frames: ndarray) -> tuple[dict[str, float], dict[str, int]]:
@@ -259,33 +301,3 @@ def by_tag(arrays: dict[str, ndarray], tags: Mapping[str, ndarray]) -> dict[str,
                 "frames": counts["frames"]
             } | metrics
     return out
-
-
-def write_arrays(evaluation: Evaluation, out_dir: Path, name: str) -> None:
-    """``<name>_frames.csv`` with one line per frame and ``<name>.npz`` with every array (no pickle)."""
-    e = evaluation
-    ends = np.cumsum(e.n_atoms)
-    with (out_dir / f"{name}_frames.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(FRAME_COLUMNS)
-        for k, end in enumerate(ends):
-            mine = slice(end - e.n_atoms[k], end)
-            error = e.forces[mine] - e.forces_label[mine]
-            forces = [np.sqrt((error**2).mean()), np.linalg.norm(error, axis=1).max()]
-            stress = np.sqrt(((e.stress[k] - e.stress_label[k]) ** 2).mean())
-            per_atom = (e.energy[k] - e.energy_label[k]) / e.n_atoms[k]
-            numbers = [e.energy_label[k], e.energy[k], per_atom, *forces, stress]
-            cells = ["" if np.isnan(x) else repr(float(x)) for x in numbers]
-            writer.writerow([int(e.rows[k]), e.ids[k], int(e.n_atoms[k]), *cells])
-    names = (
-        "rows",
-        "n_atoms",
-        "numbers",
-        "energy",
-        "energy_label",
-        "forces",
-        "forces_label",
-        "stress",
-        "stress_label",
-    )
-    np.savez_compressed(out_dir / f"{name}.npz", **{key: getattr(e, key) for key in names})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,16 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from atomml.shapes import Float64, ndarray
-from atomml.training.evaluation import Evaluation, write_arrays
+from atomml.training.deviations_report import (
+    MEASURES,
+    SCORES,
+    OutsideSet,
+    deviation_figures,
+    deviation_warnings,
+    measure_columns,
+)
+from atomml.training.evaluation import Evaluation
+from atomml.training.evaluation_files import write_arrays
 
 __all__ = [
     "evaluation_json",
@@ -22,12 +32,21 @@ __all__ = [
     "learning_curve",
     "markdown_table",
     "metrics_table",
+    "outside_section",
     "parity_figure",
     "save_figure",
     "write_evaluation",
     "write_run_report",
 ]
 
+ELEMENT_COLUMNS = {
+    "atoms": "atoms",
+    "MAE": "forces_mae",
+    "RMSE": "forces_rmse",
+    "RMS σ": "forces_std",
+    "coverage of 68 %": "coverage_68",
+    "coverage of 95 %": "coverage_95",
+}
 UNITS = {"energy": "eV", "energy_per_atom": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³"}
 
 
@@ -134,7 +153,7 @@ def metrics_table(evaluations: Mapping[str, Evaluation]) -> Table:
 
 
 def evaluation_section(name: str, evaluation: Evaluation) -> str:
-    """Markdown of one evaluated part: all metrics, by element, by tag."""
+    """Markdown of one evaluated part: all metrics, the measures of deviations, by element, by tag."""
     e = evaluation
     lines = [f"## {name}", "", f"{e.counts['frames']} frames, {e.counts['atoms']} atoms.", ""]
     rows = [
@@ -142,11 +161,13 @@ def evaluation_section(name: str, evaluation: Evaluation) -> str:
         for q in UNITS
         if f"{q}_mae" in e.metrics
     ]
-    lines += [markdown_table(["quantity", "MAE", "RMSE", "unit"], rows), ""]
+    lines += [markdown_table(["quantity", "MAE", "RMSE", "unit"], rows), ""] if rows else []
+    lines += _deviations_lines(name, e)
     if e.elements:
-        rows = [[s, m["atoms"], m["forces_mae"], m["forces_rmse"]] for s, m in e.elements.items()]
-        lines += ["Forces by element (eV/Å)", ""]
-        lines += [markdown_table(["element", "atoms", "MAE", "RMSE"], rows), ""]
+        present = set().union(*e.elements.values())
+        columns = {title: key for title, key in ELEMENT_COLUMNS.items() if key in present}
+        rows = [[s, *(m.get(key, "") for key in columns.values())] for s, m in e.elements.items()]
+        lines += ["Forces by element (eV/Å)", "", markdown_table(["element", *columns], rows), ""]
     for tag, groups in e.tags.items():
         keys = [f"{q}_rmse" for q in UNITS if q != "energy" and f"{q}_rmse" in e.metrics]
         rows = [[value, m["frames"], *(m.get(k, "") for k in keys)] for value, m in groups.items()]
@@ -158,10 +179,39 @@ def evaluation_section(name: str, evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
+def _deviations_lines(name: str, e: Evaluation) -> list[str]:
+    """Markdown of the measures of deviations; nothing without deviations."""
+    if e.energy_std is None:
+        return []
+    calibration = "none" if e.calibration is None else f"`{e.calibration}`"
+    lines = [f"Deviations (calibration: {calibration})", ""]
+    columns = measure_columns(e.deviations)
+    if columns:
+        keys = [key for key in MEASURES if any(key in m for m in columns.values())]
+        rows = [[MEASURES[key], *(m.get(key, "") for m in columns.values())] for key in keys]
+        lines += [markdown_table(["measure", *columns], rows), ""]
+    warnings = deviation_warnings(name, e)
+    return lines + [f"- {line}" for line in warnings] + ([""] if warnings else [])
+
+
+def outside_section(outside: OutsideSet) -> str:
+    """Markdown of structures from elsewhere: whether deviations tell them apart, and how right they are there."""
+    rows = [[SCORES[name], m["auroc"], m["fpr_95"], m["aupr"]] for name, m in outside.detection.items()]
+    table = markdown_table(["score", "AUROC", "FPR at 95 % found", "AUPR"], rows)
+    return evaluation_section("Out of distribution", outside.evaluation) + f"\n{table}\n"
+
+
 def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
-    """The numbers of an evaluation, without the arrays."""
+    """The numbers of an evaluation, without the arrays; undefined measures of deviations are None."""
     e = evaluation
-    return {**e.metrics, "counts": e.counts, "by_element": e.elements, "by_tag": e.tags}
+    numbers = {**e.metrics, "counts": e.counts, "by_element": e.elements, "by_tag": e.tags}
+    if e.energy_std is None:
+        return numbers
+    measures = {
+        quantity: {key: None if math.isnan(x) else x for key, x in m.items()}
+        for quantity, m in e.deviations.items()
+    }
+    return numbers | {"deviations": measures, "notes": list(e.notes), "calibration": e.calibration}
 
 
 def write_evaluation(
@@ -171,17 +221,43 @@ def write_evaluation(
     name: str = "evaluation",
     e0: Mapping[int, float] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    outside: OutsideSet | None = None,
 ) -> dict[str, Any]:
-    """Write ``<name>.md``, ``.json``, ``.npz``, ``_frames.csv`` and ``_parity.png``; returns the JSON."""
+    """Write ``<name>.md``, ``.json``, ``.npz``, ``_frames.csv`` and figures; returns the JSON.
+
+    Args:
+        evaluation: what to write.
+        out_dir: folder; made if there is none.
+        name: start of the names of all files.
+        e0: reference energies by atomic number, subtracted in the parity plot.
+        provenance: version, model, data.
+        outside: structures out of distribution; their files are named ``<name>_ood``.
+    """
     out_dir.mkdir(parents=True, exist_ok=True)
     numbers = evaluation_json(evaluation) | {"provenance": dict(provenance or {})}
     write_arrays(evaluation, out_dir, name)
-    save_figure(parity_figure(evaluation, e0), out_dir / f"{name}_parity.png")
-    text = evaluation_section("Errors", evaluation) + f"\n![parity]({name}_parity.png)\n\n"
+    text = evaluation_section("Errors", evaluation) + "\n"
+    text += _figures(evaluation, out_dir, name, e0) + "\n\n"
+    if outside is not None:
+        numbers["ood"] = evaluation_json(outside.evaluation) | {"detection": outside.detection}
+        write_arrays(outside.evaluation, out_dir, f"{name}_ood")
+        text += outside_section(outside) + "\n"
+        text += _figures(outside.evaluation, out_dir, f"{name}_ood", e0) + "\n\n"
     text += _provenance(provenance or {})
     (out_dir / f"{name}.md").write_text("# Evaluation\n\n" + text, encoding="utf-8")
     (out_dir / f"{name}.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
     return numbers
+
+
+def _figures(
+    evaluation: Evaluation, folder: Path, name: str, e0: Mapping[int, float] | None, link: str = ""
+) -> str:
+    """Save the figures of an evaluation; returns the Markdown that shows them."""
+    figures = {"parity": parity_figure(evaluation, e0)} if evaluation.metrics else {}
+    figures |= deviation_figures(evaluation)
+    for end, figure in figures.items():
+        save_figure(figure, folder / f"{name}_{end}.png")
+    return "\n".join(f"![{end.replace('_', ' ')}]({link}{name}_{end}.png)" for end in figures)
 
 
 def write_run_report(
@@ -218,8 +294,11 @@ def write_run_report(
     lines += ["![learning curve](figures/learning_curve.png)", "", "Numbers: `metrics.csv`, `log.jsonl`.", ""]
     for name, evaluation in evaluations.items():
         write_arrays(evaluation, figures, name)
-        save_figure(parity_figure(evaluation, e0), figures / f"{name}_parity.png")
-        lines += [evaluation_section(name, evaluation), f"![parity](figures/{name}_parity.png)", ""]
+        lines += [
+            evaluation_section(name, evaluation),
+            _figures(evaluation, figures, name, e0, "figures/"),
+            "",
+        ]
         lines += [f"Numbers: `metrics.json`, `figures/{name}_frames.csv`, `figures/{name}.npz`.", ""]
     lines.append(_provenance(provenance))
     (run_dir / "report.md").write_text("\n".join(lines), encoding="utf-8")
