@@ -103,8 +103,11 @@ def _describe(model: type[BaseModel], item: Any) -> str:
         message = item["msg"].removeprefix("Value error, ")
         got = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
         return f"{path or 'the whole'}: {message}{got}"
+    key = str(item["loc"][-1])
     known = sorted(_field_names(model, item["loc"][:-1]))
-    near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+    if key in known:
+        return f"{path}: not a key of this kind"
+    near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
     return f"{path}: unknown key; {hint}"
 

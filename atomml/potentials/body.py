@@ -7,34 +7,21 @@ from typing import NamedTuple, Protocol
 from atomml.graph.atom_graph import EdgeIndex
 from atomml.shapes import Float, Int64, Tensor
 
-__all__ = ["Body", "BodyOutput", "heads_output"]
+__all__ = ["Body", "BodyOutput"]
 
 
 class BodyOutput(NamedTuple):
     """Result of a body, in the units in which it was trained.
 
     ``energies`` [N]: one number for each atom, the mean over the heads; ``features`` [N, P]: what the last linear
-    layer sees, energies = bias + features W; ``layers``: equivariant features [N, (L+1)², C] after each layer;
-    ``members`` [N, K]: energies of each head, where there are several; ``forces`` [N, 3]: only from bodies that
-    predict forces directly.
+    layer sees, energies = bias + mean over the heads of features W; ``layers``: equivariant features
+    [N, (L+1)², C] after each layer; ``forces`` [N, 3]: only from bodies that predict forces directly.
     """
 
     energies: Float[Tensor, " atoms"]
     features: Float[Tensor, "atoms channels"]
     layers: tuple[Float[Tensor, "atoms dim width"], ...] = ()
-    members: Float[Tensor, "atoms heads"] | None = None
     forces: Float[Tensor, "atoms 3"] | None = None
-
-
-def heads_output(
-    members: Float[Tensor, "atoms heads"],
-    features: Float[Tensor, "atoms channels"],
-    layers: tuple[Float[Tensor, "atoms dim width"], ...],
-) -> BodyOutput:
-    """The output of a body with one or several linear heads on ``features``."""
-    if members.shape[1] == 1:
-        return BodyOutput(members.squeeze(1), features, layers)
-    return BodyOutput(members.mean(1), features, layers, members)
 
 
 class Body(Protocol):

@@ -131,7 +131,8 @@ class Potential(Predictor):
             forces: compute them.
             stress: compute it.
             create_graph: let the derivatives be differentiated.
-            noise_feedback: factor of the gradient that passes from the predicted deviations to the body.
+            noise_feedback: factor of the gradient that passes from the predicted deviations, and from what heads
+                differ in, to the body.
             along: directions d_r [P, R] in the space of the last layer's weights: the energies scale · Σ_i f_i·d_r
                 and their derivatives, one more backward pass for each, are added as ``energies_along`` [N, R],
                 ``forces_along`` [R, N, 3] and ``stress_along`` [R, B, 3, 3].
@@ -160,8 +161,8 @@ class Potential(Predictor):
             vectors = edge_vectors(graph).to(self.dtype).detach().requires_grad_(derive)
             energies, body = self._energies(structure, vectors)
             out = {"energies": energies, "features": body.features, "energy": structure.sums(energies)}
-            if body.members is not None:
-                members = energies[:, None] + self.scale * (body.members - body.energies[:, None]).double()
+            if getattr(self.config, "heads", 1) > 1:
+                members = energies[:, None] + self._off_mean(body.features, noise_feedback)
                 out |= {"energies_members": members, "energy_members": structure.sums(members)}
             projected = (
                 None if along is None else self.scale * (body.features @ along.to(self.dtype)).double()
@@ -178,10 +179,15 @@ class Potential(Predictor):
             out |= self._noise(body, structure, noise_feedback)
         return out if create_graph or torch.is_grad_enabled() else {k: v.detach() for k, v in out.items()}
 
+    def _off_mean(self, features: Tensor, feedback: float) -> Float64[Tensor, "atoms heads"]:
+        """Energies of the heads less their mean, in eV."""
+        weights = self.last_layer()
+        return (
+            self.scale * (_scaled_gradient(features, feedback) @ (weights - weights.mean(1, True))).double()
+        )
+
     def _noise(self, body: BodyOutput, structure: _Structure, feedback: float) -> dict[str, Tensor]:
-        layers = [
-            x.detach() if feedback == 0 else x * feedback + x.detach() * (1 - feedback) for x in body.layers
-        ]
+        layers = [_scaled_gradient(x, feedback) for x in body.layers]
         noise = cast(NoiseHeads, self.noise)(
             layers, structure.species, structure.batch, len(structure.graph.cell)
         )
@@ -249,6 +255,13 @@ class _Structure:
         # dividing by a harmless number first keeps NaN out of the derivatives of the periodic graphs
         stress = 0.5 * (virial + virial.transpose(1, 2)) / torch.where(periodic, volume, 1.0)[:, None, None]
         return torch.where(periodic[:, None, None], stress, torch.nan)
+
+
+def _scaled_gradient(x: Float[Tensor, "..."], factor: float) -> Float[Tensor, "..."]:
+    """The same numbers, with ``factor`` times their gradient."""
+    if factor == 1.0:
+        return x
+    return x.detach() if factor == 0.0 else x.detach() + factor * (x - x.detach())
 
 
 def _pair_forces(

@@ -150,6 +150,5 @@ class RACE(nn.Module):
             layers.append(x[..., : self.channels])
             hidden.append(silu(readout(x[:, 0, : self.channels])))
         features = torch.cat(hidden, 1)
-        members = self.bias[species][:, None] + features @ self.last
-        several = members.shape[1] > 1
-        return BodyOutput(members.mean(1), features, tuple(layers), members if several else None)
+        energies = self.bias[species] + (features @ self.last).mean(1)
+        return BodyOutput(energies, features, tuple(layers))

@@ -16,7 +16,7 @@ from atomml.nn.cp_product import CPConvolution, SelfProduct
 from atomml.nn.linear import DegreeLinear, SpeciesScale
 from atomml.nn.nonlinearity import Gate, NormActivation
 from atomml.nn.radial import RadialNetwork, mlp
-from atomml.potentials.body import BodyOutput, heads_output
+from atomml.potentials.body import BodyOutput
 from atomml.potentials.config import TDNConfig
 from atomml.shapes import Float, Int64, Tensor
 
@@ -142,7 +142,7 @@ class TDN(nn.Module):
             x = layer(x, species, r, harmonics, index)
             layers.append(x)
             features.append(cast(nn.Sequential, readout)[:-1](x[:, 0]))
-        members = self.bias[species, None]
+        energies = self.bias[species]
         for last, feature in zip(self._last_layers(), features, strict=True):
-            members = members + last(feature)
-        return heads_output(members, torch.cat(features, 1), tuple(layers))
+            energies = energies + last(feature).mean(1)
+        return BodyOutput(energies, torch.cat(features, 1), tuple(layers))

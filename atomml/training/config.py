@@ -357,7 +357,9 @@ class RunConfig(Config):
             raise ValueError("loss.warmup is a share of the training: give epochs or max_steps, or warmup: 0")
         if self.uncertainty is not None and self.uncertainty.kind == "ivon":
             if loss is None or loss.normalization != "structure":
-                raise ValueError("uncertainty.kind ivon needs loss.kind: nll with loss.normalization: structure")
+                raise ValueError(
+                    "uncertainty.kind ivon needs loss.kind: nll with loss.normalization: structure"
+                )
             if self.ema > 0:
                 raise ValueError("uncertainty.kind ivon averages by itself: set ema: 0")
         if not self.data.has_valid and (self.early_stop is not None or self.schedule.kind == "plateau"):

@@ -171,11 +171,20 @@ def _variational(config: RunConfig, module: nn.Module, frames: int, ranks: Ranks
         raise ConfigError(
             "IVON runs on one process.", where="uncertainty.kind", fix="start it without torchrun"
         )
+    ess = wanted.ess or frames
+    precision = wanted.std_init**-2
+    if not precision > wanted.prior_precision:
+        raise ConfigError(
+            "The weights cannot start wider than the prior.",
+            where="uncertainty.std_init",
+            fix=f"make it smaller than {wanted.prior_precision**-0.5:.3g}",
+        )
     return IVON(
         [p for p in module.parameters() if p.requires_grad],
-        lr=config.optimizer.lr,
-        ess=wanted.ess or frames,
-        hess_init=wanted.hess_init,
+        # the optimiser multiplies its rate by the first curvature; a weight then moves by lr · clip_radius at most
+        lr=config.optimizer.lr * ess / precision,
+        ess=ess,
+        hess_init=(precision - wanted.prior_precision) / ess,
         beta1=wanted.beta1,
         beta2=wanted.beta2,
         prior_precision=wanted.prior_precision,

@@ -32,6 +32,8 @@ __all__ = ["reference_part", "with_uncertainty"]
 
 Say = Callable[[object], None]
 FRAMES_FOR_SCALES = 30
+LINEAR = 1e-3
+"""Change of the weights, relative to their size, within which a network is linear and float32 still resolves it."""
 
 
 def with_uncertainty(
@@ -101,17 +103,28 @@ def _laplace(
         f"{1e3 * evidence.noise_std:.3g} meV/atom, log evidence {evidence.log_evidence:.4g}"
     )
     std = laplace_std(squares, evidence.prior_precision, evidence.noise_std)
-    return _samples(potential, std, wanted.samples, wanted.kind, job.config.seed)
+    size, spread = (
+        torch.cat([x.detach().double().flatten() for x in group.values()]).norm().item()
+        for group in (weights, std)
+    )
+    stretch = max(spread / (LINEAR * size), 1.0)
+    return _samples(potential, std, wanted.samples, wanted.kind, job.config.seed, stretch=stretch)
 
 
 def _samples(
-    potential: Potential, std: dict[str, torch.Tensor], count: int, method: str, seed: int
+    potential: Potential,
+    std: dict[str, torch.Tensor],
+    count: int,
+    method: str,
+    seed: int,
+    *,
+    stretch: float = 1.0,
 ) -> Members:
     mean = {name: p.detach() for name, p in potential.named_parameters() if name in std}
+    nearer = {name: value / stretch for name, value in std.items()}
     generator = torch.Generator(potential.device).manual_seed(seed)
-    return Members(
-        [with_weights(potential, sample_diagonal(mean, std, generator)) for _ in range(count)], method
-    )
+    draws = [sample_diagonal(mean, nearer, generator) for _ in range(count)]
+    return Members([with_weights(potential, draw) for draw in draws], method, stretch=stretch)
 
 
 def _frames(job: Job, data: TrainingData, most: int | None) -> Iterator[Data]:

@@ -108,6 +108,11 @@ def _limits_moved(job: Job, state: TrainState) -> bool:
     )
 
 
+def _shapes_training(uncertainty: Mapping[str, Any] | None) -> bool:
+    """Whether a method of uncertainty is part of the training, rather than of what follows it."""
+    return uncertainty is not None and uncertainty["kind"] == "ivon"
+
+
 def _require_same(job: Job, saved: Mapping[str, Any], where: str) -> None:
     free = set(FREE)
     if job.config.schedule.kind != "cosine":
@@ -117,6 +122,10 @@ def _require_same(job: Job, saved: Mapping[str, Any], where: str) -> None:
         for key, pair in differences(_with_defaults(saved["config"], job), job.config.resolved()).items()
         if key not in free and not (key.startswith("data.sets.") and key.endswith(".train"))
     }
+    if not any(
+        _shapes_training(config.get("uncertainty")) for config in (saved["config"], job.config.resolved())
+    ):
+        changed = {key: pair for key, pair in changed.items() if key.partition(".")[0] != "uncertainty"}
     changed |= differences(saved["provenance"]["data"], job.provenance["data"], "content of data: ")
     if saved["world_size"] != job.ranks.world_size:
         changed["number of processes"] = (saved["world_size"], job.ranks.world_size)

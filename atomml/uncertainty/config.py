@@ -26,7 +26,7 @@ class _MethodConfig(Config):
 
     calibrate: Literal["nll", "crps", "robust", "affine", "none"] = "nll"
     """How the deviations are scaled on the validation frames at the end: so that they have the best likelihood
-    (``nll``) or CRPS, by medians (``robust``), with a floor as well (``affine``), or not at all. `atomml calibrate`
+    (``nll``) or CRPS, by typical errors (``robust``), with a floor as well (``affine``), or not at all. `atomml calibrate`
     does it again on other frames."""
     by_element: bool = False
     """One scale of the force deviations for each element."""
@@ -72,8 +72,8 @@ class IVONConfig(_MethodConfig):
     """Which method."""
     ess: PositiveFloat | None = None
     """Effective number of training structures; by default their number. Larger is colder."""
-    hess_init: PositiveFloat = 0.1
-    """First value of the diagonal Hessian."""
+    std_init: PositiveFloat = 0.01
+    """Deviation of every weight at the start, which decides the first value of the diagonal Hessian."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the gradient's average."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.9995
@@ -81,7 +81,7 @@ class IVONConfig(_MethodConfig):
     prior_precision: PositiveFloat = 1.0
     """Precision of the Gaussian prior of each weight; positive, or flat directions would spread without end."""
     clip_radius: PositiveFloat = 1.0
-    """Largest change of a weight in units of the learning rate."""
+    """Largest change of a weight in units of ``optimizer.lr``."""
     samples: Samples = 16
     """Number of weight samples that a prediction averages."""
 
@@ -97,7 +97,10 @@ class LLPRConfig(_MethodConfig):
 
 
 class DiagonalLaplaceConfig(_MethodConfig):
-    """Diagonal Gauss–Newton Laplace approximation over all weights from the energies; for comparison."""
+    """Diagonal Gauss–Newton Laplace approximation over the weights of the body from the energies; for comparison.
+
+    The predictions are those of the network linearised in its weights.
+    """
 
     kind: Literal["laplace_diagonal"] = "laplace_diagonal"
     """Which method."""

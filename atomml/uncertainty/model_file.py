@@ -2,7 +2,7 @@
 
 | method | tensors | header, ``uncertainty`` |
 |---|---|---|
-| ``ensemble``, ``swag``, ``ivon``, ``laplace_diagonal`` | ``weights.<name>`` [M, …] | members, constants of each |
+| ``ensemble``, ``swag``, ``ivon``, ``laplace_diagonal`` | ``weights.<name>`` [M, …] | members, constants of each, stretch |
 | ``llpr`` | ``posterior.factor`` [P, R], ``posterior.per_force`` [species] | per_stress |
 | ``heads`` | ``posterior.per_force`` [species] with several heads | per_stress |
 
@@ -61,6 +61,7 @@ def save_model(
     if isinstance(posterior, Members):
         potentials: list[Any] = list(posterior.members)
         entry |= {"members": len(potentials), "constants": [_constants(p) for p in potentials]}
+        entry["stretch"] = posterior.stretch
         for name in potentials[0].state_dict():
             extra[f"weights.{name}"] = torch.stack([p.state_dict()[name].detach().cpu() for p in potentials])
     if isinstance(posterior, LastLayer):
@@ -135,7 +136,7 @@ def _posterior(
             potential_of(header | entry["constants"][k], _member(tensors, k), path, dtype=dtype)
             for k in range(entry["members"])
         ]
-        return Members(potentials, entry["method"])
+        return Members(potentials, entry["method"], stretch=entry["stretch"])
     potential = potential_of(header, tensors, path, dtype=dtype)
     scales: dict[str, Any] = {}
     if "posterior.per_force" in tensors:

@@ -72,13 +72,18 @@ class Members(nn.Module):
     Args:
         potentials: at least two, with the same elements and cutoff.
         method: how they were made: ``ensemble``, ``swag``, ``ivon`` or ``laplace_diagonal``.
+        stretch: factor of the members' deviations from their mean. Members whose weights were drawn 1/stretch as far
+            from the mean as the posterior says give, for large stretch, the spread of the linearised network.
 
     Raises:
         ConfigError: one member, or members that do not fit together.
     """
 
-    def __init__(self, potentials: Sequence[Potential], method: str = "ensemble") -> None:
+    def __init__(
+        self, potentials: Sequence[Potential], method: str = "ensemble", *, stretch: float = 1.0
+    ) -> None:
         super().__init__()
+        self.stretch = float(stretch)
         if len(potentials) < 2:
             raise ConfigError(
                 f"An ensemble of {len(potentials)} has no spread.",
@@ -127,8 +132,8 @@ class Members(nn.Module):
         out = {} if isinstance(stress_var, float) else {"stress_var": stress_var}
         for name, mixture in mixtures.items():
             if mixture.count:
-                out |= _moments(name, mixture.result(), noisy="energy_var" in one)
-        return out | (_members(each) if members else {})
+                out |= _moments(name, mixture.result(), self.stretch, noisy="energy_var" in one)
+        return out | (_members(each, out, self.stretch) if members else {})
 
 
 class LastLayer(nn.Module):
@@ -236,16 +241,19 @@ def _known(out: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: out[name] for name in (*MEANS, *NOISE.values(), "stress_var") if name in out}
 
 
-def _moments(name: str, mixture: Mixture, *, noisy: bool) -> dict[str, Tensor]:
+def _moments(name: str, mixture: Mixture, stretch: float, *, noisy: bool) -> dict[str, Tensor]:
     """Mean, epistemic and, where members predict noise, aleatoric (co)variance of one quantity."""
     moment = "cov" if name == "forces" else "var"
-    out = {name: mixture.mean, f"{name}_{moment}_epistemic": mixture.epistemic}
+    out = {name: mixture.mean, f"{name}_{moment}_epistemic": stretch**2 * mixture.epistemic}
     return out | ({NOISE[name]: mixture.aleatoric} if noisy and name in NOISE else {})
 
 
-def _members(each: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _members(each: Sequence[dict[str, Tensor]], mean: dict[str, Tensor], stretch: float) -> dict[str, Tensor]:
     """Predictions of each member: energy [B, M], forces [M, N, 3], stress [M, B, 3, 3]."""
-    out = {f"{name}_members": torch.stack([one[name] for one in each]) for name in each[0]}
+    out = {
+        f"{name}_members": mean[name] + stretch * (torch.stack([one[name] for one in each]) - mean[name])
+        for name in each[0]
+    }
     return out | {"energy_members": out["energy_members"].T}
 
 
