@@ -12,7 +12,7 @@ from atomml.potentials.predictor import Predictor
 from atomml.shapes import Tensor
 from atomml.uncertainty.calibration import Calibration
 from atomml.uncertainty.likelihood import voigt_var
-from atomml.uncertainty.posterior import PointEstimate, Posterior
+from atomml.uncertainty.posterior import MEANS, PointEstimate, Posterior
 
 __all__ = ["BayesianPotential"]
 
@@ -58,6 +58,12 @@ class BayesianPotential(Predictor):
     def method(self) -> str:
         """Name of the method that made the posterior."""
         return self.posterior.method
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What its deviations are made of: ``epistemic`` (members disagree), ``aleatoric`` (predicted noise)."""
+        epistemic = () if isinstance(self.posterior, PointEstimate) else ("epistemic",)
+        return (*epistemic, *(() if self.potential.noise is None else ("aleatoric",)))
 
     @property
     def calibration_id(self) -> str | None:  # type: ignore[override]
@@ -122,7 +128,8 @@ class BayesianPotential(Predictor):
             stress: compute it.
             create_graph: must be False; deviations cannot be trained through.
             exact: derive the spread of forces and stress of a last-layer posterior instead of estimating it.
-            members: also return the predictions of the members.
+            members: also return the predictions of the members, ``energy_members`` [B, M], ``forces_members``
+                [M, N, 3] and ``stress_members`` [M, B, 3, 3], where there are any.
 
         Returns:
             As `Potential.forward`, and ``energy_std`` [B], ``energies_std`` [N], ``forces_cov`` [N, 3, 3],
@@ -139,10 +146,20 @@ class BayesianPotential(Predictor):
             raw = self.posterior(graph, forces=forces, stress=stress, exact=exact, members=members)
             # a potential leaves its graph of derivatives to a caller who has gradients enabled
             raw = {name: value.detach() for name, value in raw.items()}
-            means = {
-                k: raw[k] for k in raw if k in ("energy", "energies", "forces", "stress") or "members" in k
-            }
-            return means | self._deviations(raw, graph)
+            means = {name: raw[name] for name in MEANS if name in raw}
+            return means | self._deviations(raw, graph) | (self._members(raw, graph) if members else {})
+
+    def _members(self, raw: dict[str, Tensor], graph: Data) -> dict[str, Tensor]:
+        """Predictions of the members, as far from their mean as the calibrated epistemic deviations say."""
+        out = {}
+        for name in MEANS:
+            if f"{name}_members" not in raw:
+                continue
+            alpha, _ = self._factors(name, graph)
+            mean = raw[name][:, None] if name == "energy" else raw[name]
+            scale = alpha[:, None] if alpha.ndim else alpha
+            out[f"{name}_members"] = mean + scale * (raw[f"{name}_members"] - mean)
+        return out
 
     def _deviations(self, raw: dict[str, Tensor], graph: Data) -> dict[str, Tensor]:
         alpha, beta = self._factors("energy", graph)
