@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from atomml._version import __version__
-from atomml.cli import bench, check, compile, config, data, demo, evaluate, info, simulate, train
+from atomml.cli import (
+    acquire,
+    bench,
+    calibrate,
+    check,
+    compile,
+    config,
+    data,
+    demo,
+    evaluate,
+    info,
+    simulate,
+    train,
+)
 from atomml.errors import AtommlError, CheckError
 
 __all__ = ["app", "main"]
@@ -21,7 +34,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _command in (demo, data, train, evaluate, check, compile, simulate, info, config, bench):
+for _command in (
+    demo,
+    data,
+    train,
+    evaluate,
+    calibrate,
+    acquire,
+    check,
+    compile,
+    simulate,
+    info,
+    config,
+    bench,
+):
     _command.register(app)
 
 

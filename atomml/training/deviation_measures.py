@@ -38,7 +38,8 @@ __all__ = [
 ]
 
 DEVIATIONS = ("energy_std", "energy_std_epistemic", "energy_std_aleatoric", "forces_cov", "stress_std")
-NEGLIGIBLE = 1e-12
+NO_DEVIATION, SMALL_ERROR = 1e-4, 0.1  # of the RMS: float32 leaves 1e-5 of what symmetry forbids, labels more
+SINGULAR = "{} values have errors where the predicted deviation is zero"
 MANDEL = ([0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1])
 MANDEL_FACTORS = np.sqrt([1.0, 1, 1, 2, 2, 2])
 
@@ -48,11 +49,13 @@ class Compared(NamedTuple):
 
     Attributes:
         residuals: of all structures; NaN where there is no label or the value is left out.
-        notes: how many values are left out, and why.
+        left_out: how many values of which quantity are left out, as sentences.
+        singular: number of values of each quantity that have an error where their deviation is (almost) zero.
     """
 
     residuals: Residuals
-    notes: tuple[str, ...]
+    left_out: tuple[str, ...]
+    singular: dict[str, int]
 
 
 class Measured(NamedTuple):
@@ -72,8 +75,10 @@ class Measured(NamedTuple):
 def residuals_of(arrays: Mapping[str, ndarray]) -> Compared:
     """Errors (label − prediction) and deviations from the arrays of an `Evaluation`.
 
-    A force, energy or stress with a component that error and variance both lack (1e-12 of the mean squares: it
-    vanishes by symmetry) is left out and counted: it has neither an error nor a deviation to judge.
+    A value with a component (of forces: along an axis of Σ) whose σ is below 1e-4 and whose error below 0.1 of the
+    RMS is left out and counted. That is what symmetry forbids: an atom at a centre of inversion has no force, so
+    that members cannot disagree, and the noise of its label would be an error of any number of σ. Where the error is
+    larger the value is kept, and counted in ``singular``.
 
     Args:
         arrays: ``n_atoms``, ``numbers``, predictions, ``*_label``, and the deviations named in `DEVIATIONS`.
@@ -84,7 +89,8 @@ def residuals_of(arrays: Mapping[str, ndarray]) -> Compared:
     stress_std = _mandel(arrays["stress_std"])
     spreads = {"energy": arrays["energy_std"], "forces": arrays["forces_cov"], "stress": stress_std}
     errors: dict[str, Any] = {}
-    notes: list[str] = []
+    left_out: list[str] = []
+    singular: dict[str, int] = {}
     for name, spread in spreads.items():
         label, value = arrays[f"{name}_label"], arrays[name]
         if name == "stress":
@@ -96,11 +102,14 @@ def residuals_of(arrays: Mapping[str, ndarray]) -> Compared:
                 f"A prediction or deviation of {name} is not finite where there is a label.",
                 fix="look at the training of this model",
             )
-        rows = np.flatnonzero(known)
-        gone = rows[_vanishing(error[rows], spread[rows])] if len(rows) else rows
-        if len(gone):
-            error[gone] = np.nan
-            notes.append(f"{name}: {len(gone)} left out that have neither error nor deviation (symmetry)")
+        if known.any():
+            rows = np.flatnonzero(known)
+            forbidden, wrong = _without_deviation(error[rows], spread[rows])
+            error[rows[forbidden]] = np.nan
+            if forbidden.any():
+                left_out.append(f"{name}: {forbidden.sum()} left out that vanish by symmetry")
+            if wrong.any():
+                singular[name] = int(wrong.sum())
         errors[f"{name}_error"] = error
     residuals = Residuals(
         n_atoms=arrays["n_atoms"],
@@ -110,16 +119,17 @@ def residuals_of(arrays: Mapping[str, ndarray]) -> Compared:
         stress_std=stress_std,
         **errors,
     )
-    return Compared(residuals, tuple(notes))
+    return Compared(residuals, tuple(left_out), singular)
 
 
 def deviation_measures(arrays: Mapping[str, ndarray]) -> Measured:
     """Measures of energies, forces and stresses that have labels; what cannot be measured stands in ``notes``."""
     try:
-        residuals, notes = residuals_of(arrays)
+        residuals, left_out, singular = residuals_of(arrays)
     except DataError as error:
         return Measured({}, {}, (f"no measures of the deviations: {error.what}",))
-    measures, elements, found = {}, {}, list(notes)
+    measures, elements = {}, {}
+    notes = [*left_out, *(f"{name}: {SINGULAR.format(n)}" for name, n in singular.items())]
     for name in get_args(Quantity):
         part = residuals.labelled(name)
         if part is None:
@@ -129,8 +139,8 @@ def deviation_measures(arrays: Mapping[str, ndarray]) -> Measured:
             if name == "forces":
                 elements = _by_element(part)
         except DataError as error:
-            found.append(f"{name}: no measures of the deviations: {error.what}")
-    return Measured(measures, elements, tuple(found))
+            notes.append(f"{name}: no measures of the deviations: {error.what}")
+    return Measured(measures, elements, tuple(notes))
 
 
 def force_deviations(forces_cov: Float64[ndarray, "atoms 3 3"]) -> Float64[ndarray, " atoms"]:
@@ -188,15 +198,17 @@ def _by_element(part: Labelled) -> dict[str, dict[str, float]]:
     }
 
 
-def _vanishing(error: ndarray, spread: ndarray) -> Bool[ndarray, " n"]:
-    """Values with a component (an axis of the covariance) of which error and variance are both negligible."""
+def _without_deviation(error: ndarray, spread: ndarray) -> tuple[Bool[ndarray, " n"], Bool[ndarray, " n"]]:
+    """Values with a component (an axis of the covariance) that has no deviation: no error either, or one."""
     if spread.ndim > error.ndim:
         p = principal_axes(error, spread, singular=True)
         error, variance = p.components, p.variances
     else:
         error, variance = error.reshape(len(error), -1), spread.reshape(len(error), -1) ** 2
-    nothing = (variance <= NEGLIGIBLE * variance.mean()) & (error**2 <= NEGLIGIBLE * np.mean(error**2))
-    return nothing.any(axis=1)
+    none = variance <= NO_DEVIATION**2 * variance.mean()
+    small = error**2 <= SMALL_ERROR**2 * np.mean(error**2)
+    wrong = (none & ~small).any(axis=1)
+    return (none & small).any(axis=1) & ~wrong, wrong
 
 
 def _mandel(stress: Float64[ndarray, "frames 3 3"]) -> Float64[ndarray, "frames 6"]:

@@ -9,8 +9,9 @@ import numpy as np
 
 from atomml._version import __version__
 from atomml.datasets import FrameStore, frame_fingerprints
+from atomml.errors import DataError
 from atomml.shapes import Bool, Int64, ndarray
-from atomml.training.deviation_measures import residuals_of
+from atomml.training.deviation_measures import SINGULAR, residuals_of
 from atomml.training.evaluation import evaluate
 from atomml.uncertainty.bayesian import BayesianPotential
 from atomml.uncertainty.calibration import Calibration, fit_calibration
@@ -67,7 +68,13 @@ def calibrated(
         max_edges=max_edges,
         on_batch=on_batch,
     )
-    residuals, left_out = residuals_of(result.arrays())
+    residuals, left_out, singular = residuals_of(result.arrays())
+    if singular and method != "affine":
+        name, count = next(iter(singular.items()))
+        raise DataError(
+            f"No factor makes the deviations of {name} right: {SINGULAR.format(count)}.",
+            fix="use the method affine, which adds a constant; an ensemble without noise needs more than 3 members",
+        )
     record = {
         "fingerprint": frames.fingerprint(),
         "frames": len(frames),
