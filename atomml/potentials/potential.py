@@ -19,6 +19,7 @@ from atomml.nn.constants import ConstantModule
 from atomml.nn.noise import NoiseHeads
 from atomml.potentials.body import BodyOutput
 from atomml.potentials.config import ModelConfig
+from atomml.potentials.noise_config import HeadsConfig
 from atomml.potentials.predictor import Predictor
 from atomml.shapes import Float, Float64, Int64, Tensor
 
@@ -102,6 +103,11 @@ class Potential(Predictor):
         """Device of the weights."""
         return next(self.parameters()).device
 
+    @property
+    def heads(self) -> int:
+        """Number of energy heads."""
+        return self.config.heads if isinstance(self.config, HeadsConfig) else 1
+
     def last_layer(self) -> Float[Tensor, "features heads"]:
         """W of the last linear layer: the energies of the heads are scale · (bias + features W).
 
@@ -145,8 +151,10 @@ class Potential(Predictor):
             ``forces_cov``, ``forces_precision`` [N, 3, 3], ``forces_log_det`` [N]; see `atomml.nn.noise`.
 
         Raises:
-            UnsupportedError: an element the model does not know; stress from a direct-force model.
+            UnsupportedError: an element the model does not know; stress from a direct-force model, or ``along``.
         """
+        if along is not None:
+            self.last_layer()  # refuses a network without one
         if stress and not self.conservative:
             raise UnsupportedError("A model with direct forces has no stress.", fix="ask for forces only")
         species = self._species(graph.z)
@@ -161,7 +169,7 @@ class Potential(Predictor):
             vectors = edge_vectors(graph).to(self.dtype).detach().requires_grad_(derive)
             energies, body = self._energies(structure, vectors)
             out = {"energies": energies, "features": body.features, "energy": structure.sums(energies)}
-            if getattr(self.config, "heads", 1) > 1:
+            if self.heads > 1:
                 members = energies[:, None] + self._off_mean(body.features, noise_feedback)
                 out |= {"energies_members": members, "energy_members": structure.sums(members)}
             projected = (
@@ -257,7 +265,7 @@ class _Structure:
         return torch.where(periodic[:, None, None], stress, torch.nan)
 
 
-def _scaled_gradient(x: Float[Tensor, "..."], factor: float) -> Float[Tensor, "..."]:
+def _scaled_gradient(x: Float[Tensor, "*shape"], factor: float) -> Float[Tensor, "*shape"]:
     """The same numbers, with ``factor`` times their gradient."""
     if factor == 1.0:
         return x

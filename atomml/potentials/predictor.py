@@ -103,7 +103,7 @@ def deviations_of(
     }
     if volume and "stress_std" in arrays:
         found["stress_std"] = voigt(arrays["stress_std"][k])
-    if "energy_members" in arrays and "forces_std" in arrays:
+    if "energy_members" in arrays and "energy_std" in arrays:
         found["energy_members"] = arrays["energy_members"][k]
         if forces and "forces_members" in arrays:
             found["forces_members"] = arrays["forces_members"][:, rows]

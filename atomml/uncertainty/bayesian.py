@@ -187,7 +187,8 @@ class BayesianPotential(Predictor):
             by_component = None if noise is None else voigt_var(noise)[:, VOIGT]
             epistemic, aleatoric = _parts(raw, "stress_var_epistemic", by_component)
             floor = beta**2 * (1 + torch.eye(3).to(epistemic)) / 2  # β² of each Mandel component
-            out["stress_std"] = (alpha**2 * (epistemic + aleatoric) + floor).sqrt()
+            std = (alpha**2 * (epistemic + aleatoric) + floor).sqrt()
+            out["stress_std"] = torch.where(raw["stress"].isnan(), torch.nan, std)
         return out
 
     def _factors(self, quantity: str, graph: Data) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 | method | tensors | header, ``uncertainty`` |
 |---|---|---|
-| ``ensemble``, ``swag``, ``ivon``, ``laplace_diagonal`` | ``weights.<name>`` [M, …] | members, constants of each, stretch |
+| ``ensemble``, ``swag``, ``ivon``, ``laplace_diagonal`` | ``weights.<name>`` [M, …] | members, constants, stretch |
 | ``llpr`` | ``posterior.factor`` [P, R], ``posterior.per_force`` [species] | per_stress |
 | ``heads`` | ``posterior.per_force`` [species] with several heads | per_stress |
 
@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from atomml.errors import ModelFileError
+from atomml.errors import ConfigError, ModelFileError, UnsupportedError
 from atomml.potentials.devices import find_device
 from atomml.potentials.model_file import potential_of, read_model
 from atomml.potentials.model_file import save_model as save_potential
@@ -33,6 +33,8 @@ from atomml.uncertainty.posterior import LastLayer, Members, PointEstimate, Post
 __all__ = ["FRAMES", "head_posterior", "load_model", "save_model"]
 
 FRAMES = "frames"
+OF_WEIGHTS = ("ensemble", "swag", "ivon", "laplace_diagonal")
+OF_LAST_LAYER = ("heads", "llpr")
 
 
 def save_model(
@@ -98,7 +100,15 @@ def load_model(
         model = BayesianPotential(
             posterior, None if calibration is None else Calibration.from_dict(calibration)
         )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        ConfigError,
+        UnsupportedError,
+    ) as error:
         raise ModelFileError(
             f"What the file says about its uncertainty is inconsistent: {error}",
             where=str(path),
@@ -110,7 +120,7 @@ def load_model(
 
 def head_posterior(potential: Potential, **scales: Any) -> Posterior:
     """The spread of the energy heads, or nothing for one head; see `LastLayer` for ``scales``."""
-    if potential.config.heads == 1:  # type: ignore[union-attr]
+    if potential.heads == 1:
         return PointEstimate(potential)
     weights = potential.last_layer().detach().double()
     return LastLayer(potential, spread_factor(weights).cpu().numpy(), "heads", **scales)
@@ -131,17 +141,23 @@ def _posterior(
     path: str | Path,
     dtype: Any,
 ) -> Posterior:
-    if entry["members"] > 1:
+    method, count = entry["method"], entry["members"]
+    if method not in (OF_WEIGHTS if count > 1 else OF_LAST_LAYER):
+        raise ValueError(f"method {method!r} with {count} members")
+    if count > 1:
+        stacked = {len(x) for name, x in tensors.items() if name.startswith("weights.")}
+        if stacked | {len(entry["constants"])} != {count}:
+            raise ValueError(f"weights of {sorted(stacked)} members, not {count}")
         potentials = [
-            potential_of(header | entry["constants"][k], _member(tensors, k), path, dtype=dtype)
-            for k in range(entry["members"])
+            potential_of(header | constants, _member(tensors, k), path, dtype=dtype)
+            for k, constants in enumerate(entry["constants"])
         ]
-        return Members(potentials, entry["method"], stretch=entry["stretch"])
+        return Members(potentials, method, stretch=entry["stretch"])
     potential = potential_of(header, tensors, path, dtype=dtype)
     scales: dict[str, Any] = {}
     if "posterior.per_force" in tensors:
         scales = {"per_force": tensors["posterior.per_force"].numpy(), "per_stress": entry["per_stress"]}
-    if entry["method"] == "llpr":
+    if method == "llpr":
         return LastLayer(potential, np.asarray(tensors["posterior.factor"]), "llpr", **scales)
     return head_posterior(potential, **scales)
 

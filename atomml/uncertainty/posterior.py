@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -30,6 +30,7 @@ DRAWS = 16
 NOISE = {"energy": "energy_var", "energies": "energies_var", "forces": "forces_cov"}
 
 
+@runtime_checkable
 class Posterior(Protocol):
     """Mean prediction and epistemic variances of a graph."""
 
@@ -76,7 +77,7 @@ class Members(nn.Module):
             from the mean as the posterior says give, for large stretch, the spread of the linearised network.
 
     Raises:
-        ConfigError: one member, or members that do not fit together.
+        ConfigError: one member, members that do not fit together, or a stretch that is not positive.
     """
 
     def __init__(
@@ -98,6 +99,8 @@ class Members(nn.Module):
                     where=method,
                     fix="train all members with one configuration on the same elements",
                 )
+        if not 0.0 < self.stretch < math.inf:
+            raise ConfigError(f"The stretch must be positive and finite, not {stretch}.", where=method)
         self.members, self.method = nn.ModuleList(potentials), method
 
     @property
@@ -155,7 +158,7 @@ class LastLayer(nn.Module):
         per_stress: κ_s, without unit.
 
     Raises:
-        ConfigError: a factor that does not fit the last layer.
+        ConfigError: a factor that does not fit the last layer, or κ that do not fit the elements.
     """
 
     factor: Tensor
@@ -177,6 +180,11 @@ class LastLayer(nn.Module):
         if factor.shape[0] != size:
             raise ConfigError(f"The covariance has {factor.shape[0]} rows for {size} features.", where=method)
         per_force = _ones(len(potential.elements)) if per_force is None else per_force
+        if len(per_force) != len(potential.elements):
+            raise ConfigError(
+                f"There are {len(per_force)} scales of forces for {len(potential.elements)} elements.",
+                where=method,
+            )
         for name, value in (("factor", factor), ("per_force", per_force), ("per_stress", per_stress)):
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float64), persistent=False)
 
@@ -203,8 +211,8 @@ class LastLayer(nn.Module):
         if stress:
             total = atomic.new_zeros(len(graph.cell)).index_add(0, owner, atomic)
             volume = torch.linalg.det(graph.cell).abs()
-            variance = self.per_stress**2 * total / torch.where(volume > 0, volume, torch.nan) ** 2
-            out["stress_var_epistemic"] = variance[:, None, None].expand(-1, 3, 3)
+            variance = (self.per_stress**2 * total / volume**2)[:, None, None].expand(-1, 3, 3)
+            out["stress_var_epistemic"] = torch.where(_without_volume(graph), torch.nan, variance)
         return out
 
     def deviations(self) -> Float64[Tensor, "features members"]:
