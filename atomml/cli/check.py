@@ -36,7 +36,8 @@ def _check(
     """Test what one should know before trusting a potential.
 
     Forces and stress against finite differences, rotation, reflection, permutation, extensivity, the cutoff,
-    energy conservation, equation of state, dimers, precision, speed. Exit code 1 when a check fails.
+    energy conservation, equation of state, dimers, deviations (of models that have them), precision, speed.
+    Exit code 1 when a check fails.
     """
     from atomml.simulate.commands import check_command
 

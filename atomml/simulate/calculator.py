@@ -148,10 +148,9 @@ class Calculator(AseCalculator):
             )
         refuse_charge_and_spin(atoms)
         refuse_unknown_elements(atoms, self.potential.elements)
-        volume = has_volume(atoms)
-        output = self._evaluate(atoms, stress=volume and "stress" in self.implemented_properties)
+        output = self._evaluate(atoms, stress="stress" in self.implemented_properties and has_volume(atoms))
         self.evaluations += 1
-        results = _to_results(output, volume)
+        results = _to_results(output, self.implemented_properties)
         refuse_nan(results, atoms, where=f"evaluation {self.evaluations} of this calculator")
         self.results = results
 
@@ -170,7 +169,7 @@ class Calculator(AseCalculator):
             output = self.potential(
                 graph.to(self.potential.device), forces=True, stress=stress, **self._options
             )
-        wanted = self.implemented_properties
+        wanted = self.implemented_properties  # moving the others from a GPU would cost time
         return {k: v.detach().cpu().double().numpy() for k, v in output.items() if k in wanted}
 
 
@@ -217,7 +216,7 @@ def refuse_nan(results: Mapping[str, Any], atoms: Atoms, *, where: str) -> None:
     Raises:
         SimulationError: names the quantity and the first five atoms.
     """
-    per_atom_first = sorted(results, key=lambda name: name not in ("energies", "forces"))
+    per_atom_first = sorted(results, key=lambda name: name not in _PER_ATOM)
     for name in per_atom_first:
         value = results[name]
         finite = np.isfinite(np.asarray(value))
@@ -244,14 +243,13 @@ def _arrays(atoms: Atoms, neighbors: SkinnedNeighbors) -> tuple[Any, ...]:
     return numbers, atoms.positions, cell[None], pbc[None], np.zeros_like(numbers), *pairs
 
 
-def _to_results(arrays: Mapping[str, Array], volume: bool) -> dict[str, Any]:
-    """Arrays of one structure as the floats and float64 arrays ASE expects."""
+def _to_results(arrays: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Any]:
+    """Those arrays of one structure that are ``wanted``, as the floats and float64 arrays ASE expects."""
     results: dict[str, Any] = {}
-    for name, value in arrays.items():
+    for name, value in ((name, arrays[name]) for name in wanted if name in arrays):
         if name.startswith("stress"):
-            if volume:
-                voigt = full_3x3_to_voigt_6_stress(value.reshape(-1, 3, 3))
-                results[name] = voigt if name in MEMBERS else voigt[0]
+            voigt = full_3x3_to_voigt_6_stress(value.reshape(-1, 3, 3))
+            results[name] = voigt if name in MEMBERS else voigt[0]
         elif name == "energy_members":
             results[name] = value[0]
         elif name.startswith("energy"):

@@ -16,12 +16,14 @@ from torch import nn
 
 from atomml.errors import AtommlError
 from atomml.simulate import checks_curves as curves
+from atomml.simulate import checks_deviations as deviations
 from atomml.simulate import checks_dynamics as dynamics
 from atomml.simulate import checks_physics as physics
 from atomml.simulate import checks_speed as speed
 from atomml.simulate.calculator import has_volume, refuse_charge_and_spin
 from atomml.simulate.check_report import CheckReport, CheckRow, Curve
 from atomml.simulate.check_structures import default_structures, perturbed, uncovered
+from atomml.simulate.deviations import mean_potential
 from atomml.simulate.interface import PotentialLike, evaluating, refuse_unknown_elements, resolve_potential
 from atomml.simulate.progress import progress_bar
 
@@ -44,8 +46,9 @@ def run_checks(
 
     Derivatives (forces and stress against differences), symmetries (rotation, reflection, permutation,
     translation), extensivity, separate fragments, smoothness at the cutoff, energy conservation, equation of
-    state, dimers, isolated atoms, precision and speed. Exact properties are tested in float64 whatever the
-    precision of the model; rotation and reflection also in float32.
+    state, dimers, isolated atoms, deviations where the potential has them, precision and speed. Exact
+    properties are tested in float64 whatever the precision of the model; rotation and reflection also in
+    float32.
 
     Args:
         potential: a potential, a model file, or "demo".
@@ -93,7 +96,8 @@ def in_precision(potential: PotentialLike, dtype: torch.dtype) -> PotentialLike:
 
 def _tasks(potential: PotentialLike, used: Sequence[Atoms], *, known: bool, quick: bool) -> Iterator[_Task]:
     """The checks in the order of the report."""
-    double, single = in_precision(potential, torch.float64), in_precision(potential, torch.float32)
+    mean = mean_potential(potential)
+    double, single = in_precision(mean, torch.float64), in_precision(mean, torch.float32)
     moved = [perturbed(atoms, seed=k) for k, atoms in enumerate(used)]
     smallest = min(moved, key=len)
     yield "consistency", partial(physics.check_consistency, double, moved)
@@ -125,6 +129,11 @@ def _tasks(potential: PotentialLike, used: Sequence[Atoms], *, known: bool, quic
             yield "equation of state", eos
     yield "dimers", partial(curves.check_dimers, double)
     yield "isolated atoms", partial(curves.check_isolated_atoms, double)
+    if getattr(potential, "deviations", ()):
+        yield (
+            "deviations",
+            partial(deviations.check_deviations, in_precision(potential, torch.float64), moved),
+        )
     yield "float32 against float64", partial(speed.check_precision, single, double, moved)
     if not quick:
         yield "speed", partial(speed.check_speed, potential, smallest)
