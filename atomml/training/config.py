@@ -18,6 +18,7 @@ from pydantic import (
 
 from atomml.config import Config
 from atomml.potentials.config import ModelConfig
+from atomml.potentials.noise_config import HeadsConfig
 from atomml.uncertainty.config import UncertaintyConfig
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "SetConfig",
     "SourceConfig",
     "TrainConfig",
+    "missing_deviations",
     "resolve_path",
 ]
 
@@ -379,13 +381,8 @@ class TrainConfig(RunConfig):
 
     @model_validator(mode="after")
     def _deviations(self) -> TrainConfig:
-        heads, noise = getattr(self.model, "heads", 1), getattr(self.model, "noise", None)
-        if noise is not None or heads > 1:
-            return self
-        if isinstance(self.loss, LikelihoodConfig):
-            raise ValueError("loss.kind nll needs deviations: give model.noise, or model.heads > 1")
-        if self.uncertainty is not None and self.uncertainty.kind == "heads":
-            raise ValueError("uncertainty.kind heads needs model.noise, or model.heads > 1")
+        if problem := missing_deviations(self, self.model):
+            raise ValueError(problem)
         return self
 
 
@@ -399,6 +396,23 @@ class FinetuneConfig(RunConfig):
     e0: Literal["keep", "refit", "new"] = "refit"
     """Reference energies: ``keep`` those of the model; ``refit``: add to them the least-squares correction
     per element of label − prediction on the new training set; ``new``: take ``data.references``."""
+
+
+def missing_deviations(config: RunConfig, model: ModelConfig) -> str | None:
+    """What the loss or the uncertainty needs and a network does not have; None if nothing is missing."""
+    kind = None if config.uncertainty is None else config.uncertainty.kind
+    needed = {
+        "loss.kind nll": isinstance(config.loss, LikelihoodConfig),
+        "uncertainty.kind heads": kind == "heads",
+    }
+    if not isinstance(model, HeadsConfig):
+        needed["uncertainty.kind llpr"] = kind == "llpr"
+        missing = f"a model of kind tdn or race, not {model.kind}"
+    elif model.noise is None and model.heads == 1:
+        missing = "deviations: give model.noise, or model.heads > 1"
+    else:
+        return None
+    return next((f"{key} needs {missing}" for key, found in needed.items() if found), None)
 
 
 def resolve_path(path: str, base: Path | None) -> Path:

@@ -11,6 +11,7 @@ import torch
 from ase.data import chemical_symbols
 
 from atomml.datasets import frame_fingerprints
+from atomml.errors import DataError
 from atomml.potentials import Potential
 from atomml.shapes import Int64, ndarray
 from atomml.training.config import LikelihoodConfig, RunConfig
@@ -127,7 +128,11 @@ def _calibrated(model: Model, config: RunConfig, data: TrainingData, say: Say) -
         return model
     sets = data.valid.sets()
     part = sets.get(config.data.reference_set or "") or next(iter(sets.values()))
-    return calibrated(model, part.store, part.rows, method=wanted.calibrate, by_element=wanted.by_element)
+    try:
+        return calibrated(model, part.store, part.rows, method=wanted.calibrate, by_element=wanted.by_element)
+    except DataError as error:  # too few frames, or deviations of zero: no reason to lose a training
+        say(f"The deviations are not calibrated. {error}")
+        return model
 
 
 def _evaluations(model: Model, config: RunConfig, data: TrainingData) -> dict[str, Evaluation]:

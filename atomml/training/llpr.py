@@ -3,7 +3,7 @@
 With rows φ = s Σ_i f_i / N for the energy per atom of a structure and φ = −s ∂(Σ_i f_i)/∂r for a component of a
 force (s: eV per unit of the body's energy), each divided by the RMS error of its kind on these frames,
 
-    G = Σ φ φᵀ,      Cov(W) = s² (G + ς² 1)⁻¹ / s².
+    G = Σ φ φᵀ,      Cov(W) = (G + ς² 1)⁻¹.
 
 Source: Bigi, Chong, Ceriotti, Grasselli, Mach. Learn.: Sci. Technol. 5, 045018 (2024); the rows of forces are added
 because a covariance from energies alone says little about forces.

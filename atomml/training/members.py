@@ -10,18 +10,23 @@ import yaml
 
 from atomml.errors import TrainingError
 from atomml.files import replace_file
-from atomml.potentials import Potential, load_model
+from atomml.potentials import Potential, load_model, read_header
+from atomml.training.checkpoint import differences
 from atomml.training.config import RunConfig
 from atomml.training.finish import conclude
 from atomml.training.job import provenance_of
 from atomml.training.logs import read_jsonl
 from atomml.training.parts import TrainingData
+from atomml.training.resume import FREE
 from atomml.training.start import save_splits
 from atomml.uncertainty.bayesian import BayesianPotential
 from atomml.uncertainty.config import EnsembleConfig
 from atomml.uncertainty.posterior import Members
 
-__all__ = ["assemble", "member_configs"]
+__all__ = ["MEMBERS", "assemble", "is_finished", "member_configs"]
+
+MEMBERS = "members"
+"""Folder in the run folder."""
 
 
 def member_configs(config: RunConfig) -> list[RunConfig]:
@@ -36,13 +41,22 @@ def member_configs(config: RunConfig) -> list[RunConfig]:
     return [
         config.model_copy(
             update={
-                "run_dir": str(Path(config.run_dir) / "members" / str(k)),
+                "run_dir": str(Path(config.run_dir) / MEMBERS / str(k)),
                 "seed": config.seed + k,
                 "uncertainty": None,
             }
         )
         for k in range(wanted.members)
     ]
+
+
+def is_finished(member: RunConfig) -> bool:
+    """Whether a member has its model, by this configuration; another is for its resumption to judge."""
+    path = Path(member.run_dir) / "model.safetensors"
+    if not path.exists():
+        return False
+    changed = differences(read_header(path)["training"]["config"], member.resolved())
+    return not changed.keys() - (FREE - {"max_minutes"})
 
 
 def assemble(
@@ -53,7 +67,9 @@ def assemble(
     The learning curve of its report is that of the first member; every member has a report of its own.
     """
     run_dir, members = Path(config.run_dir), member_configs(config)
-    potentials = [load_model(Path(member.run_dir) / "model.safetensors") for member in members]
+    potentials = [
+        load_model(Path(member.run_dir) / "model.safetensors", device=config.device) for member in members
+    ]
     provenance = provenance_of(config, data, origin)
     text = yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True)
     replace_file(run_dir / "config.yaml", text.encode())

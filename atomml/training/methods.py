@@ -84,7 +84,9 @@ def _laplace(
     job: Job, potential: Potential, data: TrainingData, wanted: DiagonalLaplaceConfig, say: Say
 ) -> Members:
     """Samples of the diagonal Laplace approximation of the body from the energies per atom."""
-    weights = {name: p for name, p in potential.named_parameters() if name.startswith("body.")}
+    weights = {
+        name: p for name, p in potential.named_parameters() if name.startswith("body.") and p.requires_grad
+    }
     residuals: list[torch.Tensor] = []
 
     def outputs() -> Iterator[torch.Tensor]:

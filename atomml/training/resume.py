@@ -22,7 +22,7 @@ from atomml.training.checkpoint import (
 from atomml.training.logs import read_jsonl, rewrite_csv
 from atomml.training.state import Job, TrainState, state_from_json
 
-__all__ = ["restore", "saved_alignment", "saved_constants"]
+__all__ = ["FREE", "restore", "saved_alignment", "saved_constants"]
 
 FREE = {
     "run_dir",

@@ -20,16 +20,17 @@ from atomml.files import replace_file
 from atomml.potentials import Potential, build_potential
 from atomml.potentials.build import with_constants
 from atomml.training.checkpoint import CHECKPOINT
-from atomml.training.config import DataConfig, RunConfig, TrainConfig
+from atomml.training.config import DataConfig, RunConfig, TrainConfig, missing_deviations
 from atomml.training.data import TrainingData, load_training_data, reference_energies, remaining_energy
 from atomml.training.distributed import distributed_from_env
 from atomml.training.finish import finish
 from atomml.training.job import make_job, training_statistics
 from atomml.training.loop import fit
-from atomml.training.members import assemble, member_configs
+from atomml.training.members import MEMBERS, assemble, is_finished, member_configs
 from atomml.training.mixture import mixture_table
 from atomml.training.resume import saved_alignment, saved_constants
 from atomml.training.start import resumed, started
+from atomml.training.swag import SWAG
 from atomml.uncertainty.bayesian import BayesianPotential
 from atomml.uncertainty.config import EnsembleConfig
 from atomml.uncertainty.model_file import load_model
@@ -176,6 +177,12 @@ def run(
     with _threads(config.threads), distributed_from_env(config.device) as ranks, _full_disk(run_dir):
         console = Console(stderr=True) if ranks.is_main and not quiet else None
         say: Say = _silent if console is None else lambda item: console.print(item, highlight=False)
+        if (run_dir / MEMBERS).exists() and not overwrite:
+            raise ConfigError(
+                "The run folder holds an ensemble.",
+                where=str(run_dir),
+                fix="go on with uncertainty.kind: ensemble, or choose another run_dir",
+            )
         going_on = resume and (run_dir / CHECKPOINT).exists()
         if ranks.is_main and not going_on:
             prepare_run_dir(run_dir, overwrite=overwrite, resume=resume)
@@ -186,6 +193,8 @@ def run(
             torch.manual_seed(config.seed + ranks.rank)
             dtype = torch.float64 if config.dtype == "float64" else torch.float32
             potential = build(data, say, config.seed)
+            if problem := missing_deviations(config, potential.config):
+                raise ConfigError(f"{problem}.", where=config.run_dir)
             if going_on:
                 potential = with_constants(potential, **saved_constants(run_dir, ranks.device))
             potential = potential.to(device=ranks.device, dtype=dtype)
@@ -193,6 +202,8 @@ def run(
             parameters = sum(p.numel() for p in job.names)
             say(f"{parameters:,} parameters, {len(job.steps_of_epoch(0))} steps per epoch")
             state = resumed(job, say) if going_on else started(job, data)
+            if not state.stopped and ranks.is_main:
+                shutil.rmtree(run_dir / SWAG, ignore_errors=True)  # it began where an earlier training ended
             fit(job, state)
             model, metrics = finish(job, state, data, say)
         return TrainResult(run_dir, metrics, model)
@@ -210,13 +221,19 @@ def _run_ensemble(
 ) -> TrainResult:
     """Train the members that are not finished yet, one after the other, and put them together."""
     run_dir = Path(config.run_dir)
+    if resume and (run_dir / CHECKPOINT).exists():
+        raise ConfigError(
+            "The run folder holds one training, not an ensemble.",
+            where=str(run_dir),
+            fix="choose another run_dir",
+        )
     if not resume:
         with distributed_from_env(config.device) as ranks:
             if ranks.is_main:
                 prepare_run_dir(run_dir, overwrite=overwrite, resume=False)
                 replace_file(run_dir / "config.yaml", b"# the ensemble is not complete yet\n")
     for member in member_configs(config):
-        if not (Path(member.run_dir) / "model.safetensors").exists():
+        if not is_finished(member):
             run(member, build, base=base, resume=True, quiet=quiet, origin=origin)
     with distributed_from_env(config.device) as ranks:
         console = Console(stderr=True) if ranks.is_main and not quiet else None

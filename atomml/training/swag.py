@@ -23,8 +23,10 @@ from atomml.uncertainty.config import SWAGConfig
 from atomml.uncertainty.posterior import Members
 from atomml.uncertainty.swag import SwagMoments
 
-__all__ = ["fit_swag", "with_weights"]
+__all__ = ["SWAG", "fit_swag", "with_weights"]
 
+SWAG = "swag"
+"""Folder in the run folder."""
 CYCLE_ENDS_AT = 0.01
 """Factor of the rate at which a cycle ends and a snapshot is taken."""
 
@@ -36,7 +38,7 @@ def fit_swag(
 
     A killed run goes on from the checkpoint there; its snapshots are files.
     """
-    folder = job.run_dir / "swag"
+    folder = job.run_dir / SWAG
     config = _collecting(job.config, wanted, folder)
     moving = deepcopy(potential).requires_grad_(True)
     collecting = make_job(config, moving, data, job.ranks, console=job.console)
@@ -70,7 +72,8 @@ def _collecting(config: RunConfig, wanted: SWAGConfig, folder: Path) -> RunConfi
     rate = wanted.lr or 0.5 * config.optimizer.lr
     loss = config.loss
     if isinstance(loss, LikelihoodConfig):
-        loss = loss.model_copy(update={"warmup": 0.0})
+        # the heads that a λ has inflated have been set right by now
+        loss = loss.model_copy(update={"warmup": 0.0, "lambda_energy": 1.0, "lambda_forces": 1.0})
     schedule = ScheduleConfig(kind="cyclic" if cyclic else "constant", min_factor=CYCLE_ENDS_AT)
     return config.model_copy(
         update={
