@@ -247,3 +247,160 @@ def _edges(graph):
     from atomml.graph.atom_graph import edge_index_of, edge_vectors
 
     return edge_vectors(graph), edge_index_of(graph)
+
+
+def batch_of(*structures):
+    return Batch.from_data_list([graph_from_ase(a, 4.0) for a in structures])
+
+
+def directions(potential, count, seed=0):
+    n_features = potential.last_layer().shape[0]
+    return torch.randn(n_features, count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+STRUCTURES = (ethanol(), rock_salt(), Atoms("C"), bulk("Li", "bcc", 3.4))
+
+
+def test_derivatives_along_the_weights_of_the_last_layer_are_those_of_the_potential(potential):
+    """With one head E = E0 + scale (bias + Σ f·W): W itself and any combination of directions is known."""
+    w = potential.last_layer().detach()
+    other, mix = directions(potential, 2), torch.tensor([0.3, -1.7, 2.0], dtype=torch.float64)
+    along = torch.cat([w, other], 1)
+    out = potential(batch_of(*STRUCTURES), stress=True, along=torch.cat([along, (along @ mix)[:, None]], 1))
+    constant = potential.references.e0[potential._species(batch_of(*STRUCTURES).z)]
+    torch.testing.assert_close(
+        out["energies_along"][:, 0] + potential.scale * potential.body.bias.detach()[0] + constant,
+        out["energies"],
+        rtol=0,
+        atol=1e-9,
+    )
+    torch.testing.assert_close(out["forces_along"][0], out["forces"], rtol=0, atol=1e-12)
+    torch.testing.assert_close(out["stress_along"][0], out["stress"], rtol=0, atol=1e-12, equal_nan=True)
+    for name in ("forces_along", "stress_along"):
+        combined = torch.einsum("r,r...->...", mix, out[name][:3])
+        torch.testing.assert_close(out[name][3], combined, rtol=0, atol=1e-11, equal_nan=True)
+
+
+def test_derivatives_along_a_direction_are_differences_of_its_energies(potential):
+    atoms, h, d = rock_salt(), 1e-4, directions(potential, 2)
+
+    def summed(strain=None, move=None):
+        moved = atoms.copy()
+        if strain is not None:
+            moved.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+        if move is not None:
+            moved.positions[move[:2]] += move[2]
+        return potential(batch_of(moved), forces=False, along=d)["energies_along"].sum(0)
+
+    out = potential(batch_of(atoms), stress=True, along=d)
+    for i, k in [(0, 0), (1, 2)]:
+        slope = (summed(move=(i, k, h)) - summed(move=(i, k, -h))) / (2 * h)
+        torch.testing.assert_close(out["forces_along"][:, i, k], -slope, rtol=1e-5, atol=1e-7)
+    strain = np.zeros((3, 3))
+    strain[0, 2] = strain[2, 0] = h / 2
+    slope = (summed(strain) - summed(-strain)) / (2 * h) / atoms.get_volume()
+    torch.testing.assert_close(out["stress_along"][:, 0, 0, 2], slope, rtol=1e-5, atol=1e-9)
+
+
+def test_derivatives_along_directions_are_the_same_alone_and_in_a_batch(potential):
+    d = directions(potential, 3)
+    together = potential(batch_of(*STRUCTURES), stress=True, along=d)
+    start = 0
+    for k, atoms in enumerate(STRUCTURES):
+        alone = potential(batch_of(atoms), stress=True, along=d)
+        rows = slice(start, start := start + len(atoms))
+        for name, value in (
+            ("energies_along", together["energies_along"][rows]),
+            ("forces_along", together["forces_along"][:, rows]),
+            ("stress_along", together["stress_along"][:, k : k + 1]),
+        ):
+            torch.testing.assert_close(alone[name], value, rtol=0, atol=1e-11, equal_nan=True)
+
+
+def test_without_pairs_nothing_changes_along_a_direction(potential):
+    out = potential(
+        batch_of(Atoms("O"), Atoms("O", cell=[20, 20, 20], pbc=True)),
+        stress=True,
+        along=directions(potential, 2),
+    )
+    assert not out["forces_along"].any()
+    assert out["stress_along"][:, 0].isnan().all()
+    assert not out["stress_along"][:, 1].any()
+    assert out["energies_along"].any()
+
+
+def test_without_derivatives_only_energies_are_projected(potential):
+    d = directions(potential, 2)
+    out = potential(batch_of(ethanol()), forces=False, along=d)
+    assert "forces_along" not in out
+    torch.testing.assert_close(out["energies_along"], potential.scale * out["features"] @ d)
+
+
+def test_a_network_without_a_last_layer_has_no_directions():
+    potential = make_paper_potential()
+    assert potential.heads == 1
+    with pytest.raises(UnsupportedError, match="no linear last layer"):
+        potential(batch_of(ethanol()), along=torch.ones(8, 1))
+
+
+def test_heads_are_members_around_the_energy():
+    potential = make_potential(heads=5).double()
+    weights = potential.last_layer().detach()
+    out = potential(batch_of(*STRUCTURES))
+    body = out["features"] @ weights
+    torch.testing.assert_close(
+        out["energies_members"] - out["energies_members"][:, :1],
+        potential.scale * (body - body[:, :1]),
+        rtol=0,
+        atol=1e-9,
+    )
+    torch.testing.assert_close(out["energies_members"].mean(1), out["energies"], rtol=0, atol=1e-9)
+    torch.testing.assert_close(out["energy_members"].mean(1), out["energy"], rtol=0, atol=1e-9)
+    ethanol_rows = out["energies_members"][: len(ethanol())]
+    torch.testing.assert_close(out["energy_members"][0], ethanol_rows.sum(0), rtol=0, atol=1e-9)
+
+
+def test_one_head_has_no_members(potential):
+    assert not [name for name in potential(batch_of(ethanol())) if "members" in name]
+
+
+def body_gradient(potential, quantity, feedback):
+    """Gradient with respect to the body of a sum over what the deviations are made of."""
+    potential.zero_grad()
+    out = potential(batch_of(ethanol(), rock_salt()), create_graph=True, noise_feedback=feedback)
+    value = out[quantity]
+    (value.var(1).sum() if value.ndim == 2 else value.log().sum()).backward()
+    names = ("body.embedding", "body.layers.0.linear_in.weight")
+    parameters = dict(potential.named_parameters())
+    return torch.cat(
+        [
+            (parameters[n].grad if parameters[n].grad is not None else 0 * parameters[n]).flatten()
+            for n in names
+        ]
+    )
+
+
+@pytest.mark.parametrize("quantity", ["energy_var", "energies_members"])
+def test_feedback_is_a_factor_of_the_gradient_from_deviations_to_the_body(quantity):
+    potential = make_potential(heads=3, noise={"forces": "isotropic"}).double()
+    full, half, none = (body_gradient(potential, quantity, f) for f in (1.0, 0.5, 0.0))
+    assert full.abs().max() > 0
+    torch.testing.assert_close(half, full / 2, rtol=1e-10, atol=1e-14)
+    assert none.abs().max() < 1e-10 * full.abs().max()  # rounding of total energies
+
+
+def test_feedback_changes_no_number():
+    potential = make_potential(heads=3, noise={}).double()
+    one, other = (potential(batch_of(*STRUCTURES), noise_feedback=f) for f in (1.0, 0.3))
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=1e-14, atol=1e-14)
+
+
+def test_the_spread_of_heads_has_no_gradient_to_their_mean():
+    """What the heads differ in does not pull at the energy."""
+    potential = make_potential(heads=4).double()
+    out = potential(batch_of(ethanol()), create_graph=True, noise_feedback=0.0)
+    out["energy_members"].var(1).sum().backward()
+    last = potential.body._last_layers()[-1].weight.grad
+    assert last.abs().max() > 0
+    assert last.sum(0).abs().max() < 1e-10 * last.abs().max()

@@ -18,11 +18,11 @@ KILLED = -signal.SIGKILL
 MODEL = {"kind": "tdn", "lmax": 1, "channels": 4, "layers": 1, "cutoff": 3.5, "radial_hidden": [8]}
 
 
-def write_frames(path):
-    """24 rattled CuAu cells with energy, forces and stress by EMT, tagged with a temperature and a group."""
+def write_frames(path, n=24):
+    """Rattled CuAu cells with energy, forces and stress by EMT, tagged with a temperature and a group."""
     rng = np.random.default_rng(0)
     frames = []
-    for k in range(24):
+    for k in range(n):
         atoms = bulk("Cu", cubic=True, a=3.8)
         atoms.numbers[: 1 + k % 3] = 79
         atoms.positions += rng.normal(scale=0.08, size=atoms.positions.shape)
