@@ -21,7 +21,8 @@ def _calibrate(
         list[str], typer.Argument(help="Labelled structures that were not trained on.", metavar="DATA...")
     ],
     method: Annotated[
-        str, typer.Option(help="nll, crps, robust (medians) or affine (with a floor).", metavar="NAME")
+        str,
+        typer.Option(help="nll, crps, robust (medians), coverage or affine (with a floor).", metavar="NAME"),
     ] = "nll",
     by_element: Annotated[
         bool, typer.Option("--by-element", help="One scale of the force deviations for each element.")

@@ -43,7 +43,7 @@ def calibrated(
         model: whose deviations to scale; unchanged, but the result shares its weights.
         store: frames that were used neither for training nor, ideally, for choosing the model.
         rows: which frames; all by default.
-        method: ``nll``, ``crps``, ``robust`` or ``affine``.
+        method: see `atomml.uncertainty.calibration.scale`.
         by_element: one scale of the forces for each element with enough labels.
         exact: fit the deviations that are derived, not those that are estimated; use the model likewise.
         free_only: forces on atoms that the store holds fixed are no labels.

@@ -163,7 +163,7 @@ def _show(console: Console, result: Evaluation, unusual: OutsideSet | None) -> d
         console.print(detection_table(unusual.detection))
     warnings = [line for name, e in shown.items() for line in deviation_warnings(name, e)]
     for line in dict.fromkeys(warnings):
-        console.print(f"Warning: {line}", style="yellow", highlight=False, markup=False)
+        console.print(f"Note: {line}", style="yellow", highlight=False, markup=False)
     return numbers
 
 

@@ -6,11 +6,13 @@ import csv
 import dataclasses
 import json
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from atomml.errors import ConfigError, DataError
+from atomml.training import report
 from atomml.training.deviation_measures import (
     deviation_measures,
     largest_force_deviation,
@@ -27,6 +29,7 @@ from atomml.training.deviations_report import (
 )
 from atomml.training.evaluation import evaluate
 from atomml.training.report import evaluation_json, metrics_table, write_evaluation
+from atomml.uncertainty.calibration.scale import Method
 from tests.training.uncertain import ensemble, potential, scattered, structures
 
 QUANTITIES = ("energy", "forces", "stress")
@@ -42,6 +45,11 @@ def store():
 def wide():
     """Labels three times as far off."""
     return scattered(ensemble(), structures(), 3.0)
+
+
+@pytest.fixture(scope="module")
+def many():
+    return scattered(ensemble(), structures(200, seed=3), 3.0)
 
 
 @pytest.fixture(scope="module")
@@ -185,14 +193,14 @@ def test_frames_without_labels_have_deviations_all_the_same(store):
     assert np.isfinite(e.forces_cov).all()
 
 
-@pytest.mark.parametrize("method", ["nll", "crps", "robust", "affine"])
-def test_calibration_makes_coverages_right(wide, method):
-    model = calibrated(ensemble(), wide, method=method)
+@pytest.mark.parametrize("method", get_args(Method))
+def test_calibration_makes_coverages_right(many, method):
+    model = calibrated(ensemble(), many, method=method)
     fresh = scattered(ensemble(), structures(100, seed=7), 3.0, seed=8)
     for name, m in evaluate(model, fresh).deviations.items():
-        assert m["coverage_68"] == pytest.approx(0.68, abs=0.13), name
+        assert m["coverage_68"] == pytest.approx(0.68, abs=0.1), name
         assert m["coverage_95"] == pytest.approx(0.95, abs=0.05), name
-    assert model.calibration.quantities["energy"].scale.alpha == pytest.approx(3.0, rel=0.3)
+    assert model.calibration.quantities["energy"].scale.alpha == pytest.approx(3.0, rel=0.25)
 
 
 def test_what_is_predicted_is_what_was_measured_after_the_fit(wide):
@@ -222,11 +230,10 @@ def test_what_a_calibration_records(wide):
     assert record["left_out"] == ["forces: 10 left out that vanish by symmetry"]
 
 
-def test_one_scale_for_each_element(wide):
-    frames = scattered(ensemble(), structures(200, seed=3), 2.0)
-    scales = calibrated(ensemble(), frames, by_element=True).calibration.quantities["forces"].by_element
+def test_one_scale_for_each_element(many):
+    scales = calibrated(ensemble(), many, by_element=True).calibration.quantities["forces"].by_element
     assert scales.keys() == {29, 79}
-    assert scales[29].alpha == pytest.approx(2.0, rel=0.1)
+    assert scales[29].alpha == pytest.approx(3.0, rel=0.1)
 
 
 def test_calibration_needs_frames_and_a_known_method(wide):
@@ -258,7 +265,8 @@ def test_columns_of_the_table(evaluation):
     assert len(metrics_table({"valid": evaluation}).rows) == 4
 
 
-def test_the_report_has_tables_figures_and_arrays(evaluation, tmp_path):
+def test_the_report_has_tables_figures_and_arrays(evaluation, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "save_figure", lambda figure, path: path.touch())  # drawing takes seconds
     strange = evaluate(ensemble(), scattered(ensemble(), structures(20, seed=5, lattice=3.3), 5.0))
     outside = OutsideSet(strange, tell_apart(evaluation.arrays(), strange.arrays()))
     numbers = write_evaluation(evaluation, tmp_path, outside=outside)
