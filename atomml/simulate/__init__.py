@@ -9,6 +9,7 @@ from atomml.simulate.interface import PotentialLike
 from atomml.simulate.md import MDResult, run_md
 from atomml.simulate.md_config import Limits, MDConfig
 from atomml.simulate.md_files import frame_of
+from atomml.simulate.md_guard import UncertaintyWarning
 from atomml.simulate.relax import RelaxResult, relax, write_relaxed
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "MDResult",
     "PotentialLike",
     "RelaxResult",
+    "UncertaintyWarning",
     "frame_of",
     "relax",
     "run_checks",

@@ -22,6 +22,7 @@ from atomml.simulate.deviations import (
     DEVIATIONS,
     MEMBERS,
     choose_deviations,
+    fitted_exact,
     mean_potential,
     missing_deviation,
 )
@@ -62,7 +63,8 @@ class Calculator(AseCalculator):
             False: only the mean. That is cheaper for a last-layer posterior, several heads and predicted deviations,
             where one network gives the mean; the mean of a deep ensemble (or of sampled weights) needs all members.
         exact: derive the spread of forces and stress of a last-layer posterior instead of estimating it from the
-            atomic energies; one more backward pass for each direction of the weights. Others are exact anyway.
+            atomic energies; one more backward pass for each direction of the weights. None: as the calibration
+            was fitted, whose scale is that of the one or the other. Others are exact anyway.
         members: also ``energy_members`` [M], ``forces_members`` [M, N, 3] and ``stress_members`` [M, 6].
 
     Raises:
@@ -76,14 +78,16 @@ class Calculator(AseCalculator):
         *,
         skin: float = 0.5,
         deviations: bool | None = None,
-        exact: bool = False,
+        exact: bool | None = None,
         members: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         given = resolve_potential(potential)
         self.potential = mean_potential(given) if deviations is False else given
-        found = choose_deviations(given, deviations, exact=exact, members=members)
+        found = choose_deviations(given, deviations, exact=bool(exact), members=members)
+        if exact is None:
+            exact = bool(found) and fitted_exact(given)
         base = _BASE if given.conservative else tuple(name for name in _BASE if name != "stress")
         self.implemented_properties = [*base, *found]
         self.evaluations = 0

@@ -17,6 +17,7 @@ __all__ = [
     "MEMBERS",
     "MissingDeviationError",
     "choose_deviations",
+    "fitted_exact",
     "force_std_norm",
     "mean_potential",
     "missing_deviation",
@@ -60,6 +61,12 @@ def mean_potential(potential: PotentialLike) -> PotentialLike:
     if isinstance(posterior, LastLayer | PointEstimate):
         return cast(PotentialLike, posterior.potential)
     return potential
+
+
+def fitted_exact(potential: PotentialLike) -> bool:
+    """Whether the calibration of the potential was fitted to derived deviations of forces, not to estimated ones."""
+    calibration = getattr(potential, "calibration", None)
+    return calibration is not None and bool(calibration.data.get("exact", False))
 
 
 def choose_deviations(
