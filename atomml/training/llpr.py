@@ -80,7 +80,7 @@ def estimated_scales(posterior: LastLayer, graphs: Iterable[Data]) -> LastLayer:
         if periodic:
             cheap = posterior(graph, exact=False, **options)["stress_var_epistemic"].detach().cpu()
             both = [x.diagonal(dim1=1, dim2=2).nansum() for x in (exact["stress_var_epistemic"], cheap)]
-            stress += torch.stack(both) * torch.tensor([1.0, 1 / float(posterior.per_stress) ** 2])
+            stress += torch.stack([both[0], both[1] / float(posterior.per_stress) ** 2])
     common = derived.sum() / estimated.sum()
     per_force = torch.where(estimated > 0, derived / estimated.clamp(min=1e-300), common).sqrt()
     return LastLayer(
