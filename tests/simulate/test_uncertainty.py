@@ -138,7 +138,7 @@ def test_the_mean_force_of_an_ensemble_is_the_derivative_of_the_mean_energy(ense
     water = molecule("H2O")
     water.rattle(0.05, seed=2)
     water.calc = Calculator(ensemble)
-    numeric = calculate_numerical_forces(water, eps=1e-4)
+    numeric = calculate_numerical_forces(water, eps=1e-5)
     np.testing.assert_allclose(water.get_forces(), numeric, atol=1e-6)
 
 
