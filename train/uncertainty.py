@@ -134,7 +134,7 @@ def model_of(data: str, method: str, seed: int, runs: Path) -> Path:
 def frames_of(data: str) -> Frames:
     """Calibration, test in distribution, and structures from elsewhere, none of which a training has seen."""
     settings = settings_of(data, "mse", 0, Path("unused"))
-    parts = load_training_data(settings.data, settings.loss).parts()
+    parts = load_training_data(settings.data, settings.loss).single_parts()
     store, held = parts["test"].store, parts["test"].rows
     if data == "li_halide":
         family, warm = "formula == Li6Br12Y2", "T <= 1000"
@@ -167,13 +167,13 @@ def predicted(path: Path, method: str, frames: Frames, kept: Path) -> dict[str, 
     """Arrays of every set, from ``kept`` if it is there."""
     if not kept.exists():
         model = load_model(path)
-        arrays = {}
+        arrays: dict[str, ndarray] = {}
         for name, (store, rows) in frames.sets.items():
             found = evaluate(model, store, rows, unlabelled=True, exact=METHODS[method].exact).arrays()
             arrays |= {f"{name}/{key}": value for key, value in found.items()}
         kept.parent.mkdir(parents=True, exist_ok=True)
         with kept.with_suffix(".part").open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         kept.with_suffix(".part").replace(kept)
     out: dict[str, dict[str, ndarray]] = {}
     with np.load(kept) as stored:

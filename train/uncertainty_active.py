@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 from scipy.stats import t as student
@@ -31,12 +30,11 @@ from atomml.datasets.splits import Split
 from atomml.files import replace_file
 from atomml.shapes import ndarray
 from atomml.training import train
-from atomml.training.batches import greedy_batches, join
+from atomml.training.acquisition import member_predictions, summed_features
 from atomml.training.config import TrainConfig, resolve_path
 from atomml.training.evaluation import evaluate
 from atomml.training.report import markdown_table, save_figure
 from atomml.uncertainty.acquisition import (
-    MemberPredictions,
     PoolFeatures,
     PoolSplit,
     Selection,
@@ -94,42 +92,6 @@ def trained(
     return load_model(file)  # type: ignore[no-any-return]
 
 
-def committee(model: BayesianPotential, store: FrameStore, rows: ndarray) -> MemberPredictions:
-    """Energies and forces of the heads for some frames, and the noise that they share."""
-    parts: dict[str, list[ndarray]] = {}
-    graphs = (store.graph(int(row), model.cutoff) for row in rows)
-    for group in greedy_batches(graphs, max_atoms=500):
-        batch = join(group)
-        out = model(batch, forces=True, members=True)
-        found = {
-            "energy": out["energy_members"].T,
-            "forces": out["forces_members"].transpose(0, 1),
-            "energy_var": out["energy_std_aleatoric"] ** 2,
-            "forces_cov": out["forces_cov_aleatoric"],
-        }
-        for name, value in found.items():
-            parts.setdefault(name, []).append(value.double().numpy())
-    energy = np.concatenate(parts["energy"], axis=1)
-    forces = np.concatenate(parts["forces"]).swapaxes(0, 1)
-    return MemberPredictions(
-        energy=energy,
-        forces=np.ascontiguousarray(forces),
-        n_atoms=np.array(store.n_atoms)[rows].astype(np.int64),
-        energy_var=np.concatenate(parts["energy_var"]),
-        forces_cov=np.concatenate(parts["forces_cov"]),
-    )
-
-
-def features_of(model: BayesianPotential, store: FrameStore, rows: ndarray) -> ndarray:
-    """Mean over the atoms of the features of the last layer, [frames, features]."""
-    found = []
-    for row in rows:
-        graph = join([store.graph(int(row), model.cutoff)])
-        with torch.no_grad():
-            found.append(model.potential(graph, forces=False)["features"].double().mean(0).numpy())
-    return np.array(found)
-
-
 def choose(
     method: str, model: BayesianPotential, store: FrameStore, split: PoolSplit, n: int, round_: int
 ) -> Selection:
@@ -139,9 +101,9 @@ def choose(
         features = PoolFeatures(pool=np.zeros((len(split.pool), 1)), labelled=np.zeros((0, 1)))
         return acquire("random", n, features=features, rng=rng)
     if method == "llpr_maxdet":
-        pool, known = (features_of(model, store, rows) for rows in (split.pool, split.labelled))
+        pool, known = (summed_features(model, store.subset(rows)) for rows in (split.pool, split.labelled))
         return acquire("llpr_maxdet", n, features=PoolFeatures(pool=pool, labelled=known))
-    return acquire(method, n, predictions=committee(model, store, split.pool))  # type: ignore[arg-type]
+    return acquire(method, n, predictions=member_predictions(model, store.subset(split.pool)))  # type: ignore[arg-type]
 
 
 def errors_of(model: BayesianPotential, store: FrameStore, rows: ndarray) -> dict[str, float]:

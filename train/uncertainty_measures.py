@@ -7,6 +7,7 @@ again to calibrate or measure in another way.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ from atomml.uncertainty.calibration import Scale, fit_scale, scaled_cov
 Arrays = Mapping[str, ndarray]
 OF_ATOMS = ("numbers", "forces", "forces_label", "forces_cov")
 QUANTITIES = ("energy", "forces", "stress")
-KEPT = ("count", "rmse", "per_atom_rmse", "nll", "per_atom_nll", "crps", "energy_score", "ce", "ace")
-KEPT += ("coverage_68", "coverage_95", "z_rms", "sharpness", "spearman")
+KEPT = frozenset(
+    ["count", "rmse", "per_atom_rmse", "nll", "per_atom_nll", "crps", "energy_score", "ce", "ace"]
+    + ["coverage_68", "coverage_95", "z_rms", "sharpness", "spearman"]
+)
 SUMMED = {
     "energy": "E (meV/atom)",
     "forces": "F (meV/Å)",
@@ -210,11 +213,11 @@ def summary_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means and deviations over the seeds for every set, with each of `CALIBRATIONS`, and of the detection."""
     sets = [name for name in records[0]["accuracy"] if name != "calibration"]
     out: dict[str, Any] = {
-        which: {name: over_seeds(records, lambda r, w=which, n=name: shown(r, w, n)) for name in sets}
+        which: {name: over_seeds(records, partial(shown, which=which, name=name)) for name in sets}
         for which in CALIBRATIONS
     }
     out["detection"] = {
-        name: over_seeds(records, lambda r, n=name: detection_of(r, n)) for name in sets if name != "id"
+        name: over_seeds(records, partial(detection_of, name=name)) for name in sets if name != "id"
     }
     return out
 
