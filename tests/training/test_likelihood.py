@@ -374,7 +374,7 @@ def fitted(settings):
         loss = combine(
             *likelihood_sums(potential(graph, noise_feedback=0.0), graph, settings, phase="warmup"), ONES
         )
-        loss.backward()
+        loss.backward(inputs=[parameter])
         return loss
 
     optimizer.step(closure)
