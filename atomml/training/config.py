@@ -313,7 +313,8 @@ class RunConfig(Config):
     """Terms of the loss and their weights: of the errors (``kind: huber``, ``mse``, ``l1``), or the likelihood of
     the labels (``kind: nll``)."""
     uncertainty: UncertaintyConfig | None = None
-    """How the model says how uncertain it is; null: not at all."""
+    """How the model says how uncertain it is; null: not at all, or by ``model.noise`` and ``model.heads`` if there
+    are any."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimiser."""
     schedule: ScheduleConfig = ScheduleConfig()

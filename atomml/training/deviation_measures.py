@@ -37,7 +37,15 @@ __all__ = [
     "tell_apart",
 ]
 
-DEVIATIONS = ("energy_std", "energy_std_epistemic", "energy_std_aleatoric", "forces_cov", "stress_std")
+DEVIATIONS = (
+    "energy_std",
+    "energy_std_epistemic",
+    "energy_std_aleatoric",
+    "forces_cov",
+    "forces_cov_epistemic",
+    "stress_std",
+    "stress_std_epistemic",
+)
 NO_DEVIATION, SMALL_ERROR = 1e-4, 0.1  # of the RMS: float32 leaves 1e-5 of what symmetry forbids, labels more
 SINGULAR = "{} values have errors where the predicted deviation is zero"
 MANDEL = ([0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1])

@@ -14,7 +14,7 @@ from atomml.shapes import Bool, Int64, ndarray
 from atomml.training.deviation_measures import SINGULAR, residuals_of
 from atomml.training.evaluation import evaluate
 from atomml.uncertainty.bayesian import BayesianPotential
-from atomml.uncertainty.calibration import Calibration, fit_calibration
+from atomml.uncertainty.calibration import Calibration, Quantity, balance, fit_calibration
 
 __all__ = ["calibrated", "uncalibrated", "used_in_training"]
 
@@ -68,7 +68,8 @@ def calibrated(
         max_edges=max_edges,
         on_batch=on_batch,
     )
-    residuals, left_out, singular = residuals_of(result.arrays())
+    arrays, epistemic = _balanced(raw, result.arrays())
+    residuals, left_out, singular = residuals_of(arrays)
     if singular and method != "affine":
         name, count = next(iter(singular.items()))
         raise DataError(
@@ -83,9 +84,41 @@ def calibrated(
     }
     record |= {"left_out": list(left_out)} if left_out else {}
     calibration = fit_calibration(
-        residuals, method=method, by_element=by_element, data=record | dict(data or {})
+        residuals,
+        method=method,
+        by_element=by_element,
+        epistemic=epistemic,
+        data=record | dict(data or {}),
     )
     return _with(model, calibration)
+
+
+def _balanced(
+    raw: BayesianPotential, arrays: dict[str, ndarray]
+) -> tuple[dict[str, ndarray], dict[Quantity, float]]:
+    """Arrays whose deviations have γ times their epistemic part, and γ; stresses have that of the forces."""
+    if raw.parts != ("epistemic", "aleatoric"):
+        return arrays, {}
+    found: dict[Quantity, float] = {}
+    known = np.isfinite(arrays["energy_label"])
+    if known.any():
+        error = (arrays["energy_label"] - arrays["energy"])[known, None]
+        parts = [arrays[f"energy_std_{part}"][known, None, None] ** 2 for part in ("aleatoric", "epistemic")]
+        found["energy"] = balance(error, *parts)
+    known = np.isfinite(arrays["forces_label"]).all(axis=1)
+    if known.any():
+        epistemic = arrays["forces_cov_epistemic"][known]
+        error = (arrays["forces_label"] - arrays["forces"])[known]
+        found["forces"] = balance(error, arrays["forces_cov"][known] - epistemic, epistemic)
+        found["stress"] = found["forces"]
+    more = {name: gamma**2 - 1 for name, gamma in found.items()}
+    out = dict(arrays)
+    scalars: tuple[Quantity, ...] = ("energy", "stress")
+    for name in scalars:
+        own, part = (arrays[f"{name}_std{suffix}"] ** 2 for suffix in ("", "_epistemic"))
+        out[f"{name}_std"] = np.sqrt(own + more.get(name, 0.0) * part)
+    out["forces_cov"] = arrays["forces_cov"] + more.get("forces", 0.0) * arrays["forces_cov_epistemic"]
+    return out, found
 
 
 def uncalibrated(model: BayesianPotential) -> BayesianPotential:

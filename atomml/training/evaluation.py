@@ -66,7 +66,7 @@ class Evaluable(Protocol):
 class Evaluation:
     """Predictions beside labels, and the errors; with deviations where the potential has them.
 
-    The covariances of forces take 72 bytes per atom, 72 MB for a million atoms, and a few times as much while they
+    The covariances of forces take 144 bytes per atom, 144 MB for a million atoms, and a few times as much while they
     are measured: larger sets are evaluated in parts.
 
     Attributes:
@@ -82,8 +82,8 @@ class Evaluation:
             for which no frame has a label are not computed, but NaN.
         energy_std, energy_std_epistemic, energy_std_aleatoric: standard deviations in eV; None for a potential
             without deviations, as all that follows.
-        forces_cov: covariances in (eV/Å)².
-        stress_std: standard deviation of each component in eV/Å³.
+        forces_cov, forces_cov_epistemic: covariances in (eV/Å)², and the part in which members disagree.
+        stress_std, stress_std_epistemic: standard deviation of each component in eV/Å³, and that part.
         deviations: measures of the deviations of ``energy``, ``forces`` and ``stress``, see `deviation_measures`;
             empty where there is nothing to measure.
         notes: what could not be measured, and why.
@@ -108,7 +108,9 @@ class Evaluation:
     energy_std_epistemic: Float64[ndarray, " frames"] | None = None
     energy_std_aleatoric: Float64[ndarray, " frames"] | None = None
     forces_cov: Float64[ndarray, "atoms 3 3"] | None = None
+    forces_cov_epistemic: Float64[ndarray, "atoms 3 3"] | None = None
     stress_std: Float64[ndarray, "frames 3 3"] | None = None
+    stress_std_epistemic: Float64[ndarray, "frames 3 3"] | None = None
     deviations: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     calibration: str | None = None
@@ -230,8 +232,10 @@ def predicted_arrays(
         absent = {
             "forces": batch.pos.shape,
             "forces_cov": (*batch.pos.shape, 3),
+            "forces_cov_epistemic": (*batch.pos.shape, 3),
             "stress": batch.cell.shape,
             "stress_std": batch.cell.shape,
+            "stress_std_epistemic": batch.cell.shape,
         }
         for name in names:
             value = out[name].double().cpu().numpy() if name in out else np.full(absent[name], np.nan)

@@ -17,6 +17,7 @@ from atomml.shapes import Int64, ndarray
 from atomml.training.config import LikelihoodConfig, RunConfig
 from atomml.training.data import TrainingData
 from atomml.training.deviations import calibrated
+from atomml.training.deviations_report import deviation_warnings, deviations_table
 from atomml.training.evaluation import Evaluation, evaluate
 from atomml.training.logs import read_jsonl
 from atomml.training.methods import with_uncertainty
@@ -24,7 +25,7 @@ from atomml.training.mixture import mixture_json
 from atomml.training.report import metrics_table, write_run_report
 from atomml.training.state import Job, TrainState
 from atomml.uncertainty.bayesian import BayesianPotential
-from atomml.uncertainty.config import IVONConfig
+from atomml.uncertainty.config import HeadsOnlyConfig, IVONConfig
 from atomml.uncertainty.model_file import save_model
 
 __all__ = ["conclude", "finish", "use_final_weights"]
@@ -87,6 +88,11 @@ def conclude(
         metrics={name: e.metrics for name, e in evaluations.items()},
     )
     say(metrics_table(evaluations))
+    if any(evaluation.deviations for evaluation in evaluations.values()):
+        say(deviations_table(evaluations))
+    for name, evaluation in evaluations.items():
+        for line in deviation_warnings(name, evaluation):
+            say(line)
     say(f"Model and report are in {run_dir}.")
     return model, metrics
 
@@ -118,8 +124,8 @@ def training_fingerprints(data: TrainingData) -> Int64[ndarray, " frames"]:
 
 
 def _calibrated(model: Model, config: RunConfig, data: TrainingData, say: Say) -> Model:
-    wanted = config.uncertainty
-    if not isinstance(model, BayesianPotential) or wanted is None or wanted.calibrate == "none":
+    wanted = config.uncertainty or HeadsOnlyConfig()
+    if not isinstance(model, BayesianPotential) or wanted.calibrate == "none":
         return model
     if data.valid is None:
         say(
@@ -129,9 +135,18 @@ def _calibrated(model: Model, config: RunConfig, data: TrainingData, say: Say) -
     sets = data.valid.sets()
     part = sets.get(config.data.reference_set or "") or next(iter(sets.values()))
     try:
-        return calibrated(model, part.store, part.rows, method=wanted.calibrate, by_element=wanted.by_element)
-    except DataError as error:  # too few frames, or deviations of zero: no reason to lose a training
-        say(f"The deviations are not calibrated. {error}")
+        return calibrated(
+            model,
+            part.store,
+            part.rows,
+            method=wanted.calibrate,
+            by_element=wanted.by_element,
+            free_only=part.free_only,
+            data={"part": "valid", **data.fingerprint},
+            **_limits(config),
+        )
+    except DataError as error:
+        say(f"The deviations are not calibrated: {error.what} Use `atomml calibrate` on more frames.")
         return model
 
 
@@ -144,11 +159,18 @@ def _evaluations(model: Model, config: RunConfig, data: TrainingData) -> dict[st
             part.store,
             part.rows,
             free_only=part.free_only,
-            max_atoms=config.batch.max_atoms or 2000,
-            max_edges=config.batch.max_edges or 200_000,
+            **_limits(config),
         )
         for name, part in parts.items()
         if any(part.labels().values())
+    }
+
+
+def _limits(config: RunConfig) -> dict[str, Any]:
+    """Size of the batches of an evaluation."""
+    return {
+        "max_atoms": config.batch.max_atoms or 2000,
+        "max_edges": config.batch.max_edges or 200_000,
     }
 
 

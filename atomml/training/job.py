@@ -171,7 +171,7 @@ def _variational(config: RunConfig, module: nn.Module, frames: int, ranks: Ranks
         raise ConfigError(
             "IVON runs on one process.", where="uncertainty.kind", fix="start it without torchrun"
         )
-    ess = wanted.ess or frames
+    ess = float(wanted.ess or frames)
     precision = wanted.std_init**-2
     if not precision > wanted.prior_precision:
         raise ConfigError(

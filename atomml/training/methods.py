@@ -46,9 +46,9 @@ def with_uncertainty(
     """
     wanted = job.config.uncertainty
     match wanted:
-        case None:
+        case None if potential.noise is None and getattr(potential.config, "heads", 1) == 1:
             return potential
-        case HeadsOnlyConfig():
+        case None | HeadsOnlyConfig():
             posterior = _heads(job, potential, data)
         case LLPRConfig():
             forces = _frames(job, data, wanted.force_frames)

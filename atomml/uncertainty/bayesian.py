@@ -10,24 +10,32 @@ from torch_geometric.data import Data
 from atomml.errors import UnsupportedError
 from atomml.potentials.predictor import Predictor
 from atomml.shapes import Tensor
-from atomml.uncertainty.calibration import Calibration
+from atomml.uncertainty.calibration import Calibration, Quantity
 from atomml.uncertainty.likelihood import voigt_var
 from atomml.uncertainty.posterior import MEANS, PointEstimate, Posterior
 
 __all__ = ["BayesianPotential"]
 
 VOIGT = [[0, 5, 4], [5, 1, 3], [4, 3, 2]]
-DEVIATIONS = ("energy_std", "energies_std", "forces_std", "forces_cov", "stress_std")
+DEVIATIONS = (
+    "energy_std",
+    "energy_std_epistemic",
+    "energy_std_aleatoric",
+    "energies_std",
+    "forces_std",
+    "forces_cov",
+    "stress_std",
+)
 
 
 class BayesianPotential(Predictor):
     """Energy, forces and stress with standard deviations.
 
-        σ² = α² (σ²_epistemic + σ²_aleatoric) + β²,      Σ_i = α_z² (Σ_i,epistemic + Σ_i,aleatoric) + β_z² 1
+        σ² = α² (γ² σ²_epistemic + σ²_aleatoric) + β²,      Σ_i = α_z² (γ² Σ_i,epistemic + Σ_i,aleatoric) + β_z² 1
 
     The epistemic part is the spread over what is known about the weights (a posterior: members of an ensemble,
     a Gaussian over the last layer, …), the aleatoric part what the network predicts about its labels
-    (``model.noise``), if it does; α and β are those of the calibration, if there is one. It is called like a
+    (``model.noise``), if it does; α, β and γ are those of the calibration, if there is one. It is called like a
     `Potential`; nothing is cut off or hidden where deviations are large.
 
     Args:
@@ -117,7 +125,7 @@ class BayesianPotential(Predictor):
         forces: bool = True,
         stress: bool = False,
         create_graph: bool = False,
-        exact: bool = False,
+        exact: bool | None = None,
         members: bool = False,
     ) -> dict[str, Tensor]:
         """Means and deviations of a batch of B graphs with N atoms.
@@ -127,14 +135,16 @@ class BayesianPotential(Predictor):
             forces: compute them.
             stress: compute it.
             create_graph: must be False; deviations cannot be trained through.
-            exact: derive the spread of forces and stress of a last-layer posterior instead of estimating it.
+            exact: derive the spread of forces and stress of a last-layer posterior instead of estimating it; by
+                default as when the calibration was fitted, or not without one.
             members: also return the predictions of the members, ``energy_members`` [B, M], ``forces_members``
                 [M, N, 3] and ``stress_members`` [M, B, 3, 3], where there are any.
 
         Returns:
             As `Potential.forward`, and ``energy_std`` [B], ``energies_std`` [N], ``forces_cov`` [N, 3, 3],
             ``forces_std`` [N, 3], ``stress_std`` [B, 3, 3] by component, with the parts ``energy_std_epistemic``,
-            ``energy_std_aleatoric``, ``forces_cov_epistemic``, ``forces_cov_aleatoric`` (before β² is added).
+            ``energy_std_aleatoric``, ``forces_cov_epistemic``, ``forces_cov_aleatoric``, ``stress_std_epistemic``
+            (before β² is added).
 
         Raises:
             UnsupportedError: ``create_graph``; an element the model does not know.
@@ -142,6 +152,8 @@ class BayesianPotential(Predictor):
         """
         if create_graph:
             raise UnsupportedError("Deviations cannot be differentiated.", fix="train the potential itself")
+        if exact is None:
+            exact = self.calibration is not None and bool(self.calibration.data.get("exact", False))
         with torch.no_grad():
             raw = self.posterior(graph, forces=forces, stress=stress, exact=exact, members=members)
             # a potential leaves its graph of derivatives to a caller who has gradients enabled
@@ -155,7 +167,7 @@ class BayesianPotential(Predictor):
         for name in MEANS:
             if f"{name}_members" not in raw:
                 continue
-            alpha, _ = self._factors(name, graph)
+            alpha = self._factors(name, graph)[0] * self._epistemic_factor(name)
             mean = raw[name][:, None] if name == "energy" else raw[name]
             scale = alpha[:, None] if alpha.ndim else alpha
             out[f"{name}_members"] = mean + scale * (raw[f"{name}_members"] - mean)
@@ -163,17 +175,17 @@ class BayesianPotential(Predictor):
 
     def _deviations(self, raw: dict[str, Tensor], graph: Data) -> dict[str, Tensor]:
         alpha, beta = self._factors("energy", graph)
-        epistemic, aleatoric = _parts(raw, "energy_var_epistemic", raw.get("energy_var"))
+        epistemic, aleatoric = self._both("energy", raw, "energy_var_epistemic", raw.get("energy_var"))
         out = {
             "energy_std": (alpha**2 * (epistemic + aleatoric) + beta**2 * _atoms_per_graph(graph)).sqrt(),
             "energy_std_epistemic": alpha * epistemic.sqrt(),
             "energy_std_aleatoric": alpha * aleatoric.sqrt(),
         }
-        epistemic, aleatoric = _parts(raw, "energies_var_epistemic", raw.get("energies_var"))
+        epistemic, aleatoric = self._both("energy", raw, "energies_var_epistemic", raw.get("energies_var"))
         out["energies_std"] = (alpha**2 * (epistemic + aleatoric) + beta**2).sqrt()
         if "forces" in raw:
             alpha, beta = (x[..., None, None] for x in self._factors("forces", graph))
-            epistemic, aleatoric = _parts(raw, "forces_cov_epistemic", raw.get("forces_cov"))
+            epistemic, aleatoric = self._both("forces", raw, "forces_cov_epistemic", raw.get("forces_cov"))
             one = torch.eye(3).to(epistemic)
             out["forces_cov"] = alpha**2 * (epistemic + aleatoric) + beta**2 * one
             out["forces_cov_epistemic"], out["forces_cov_aleatoric"] = (
@@ -185,11 +197,28 @@ class BayesianPotential(Predictor):
             alpha, beta = self._factors("stress", graph)
             noise = raw.get("stress_var")
             by_component = None if noise is None else voigt_var(noise)[:, VOIGT]
-            epistemic, aleatoric = _parts(raw, "stress_var_epistemic", by_component)
+            epistemic, aleatoric = self._both("stress", raw, "stress_var_epistemic", by_component)
             floor = beta**2 * (1 + torch.eye(3).to(epistemic)) / 2  # β² of each Mandel component
+            defined = raw["stress"].isfinite()
             std = (alpha**2 * (epistemic + aleatoric) + floor).sqrt()
-            out["stress_std"] = torch.where(raw["stress"].isnan(), torch.nan, std)
+            out["stress_std"] = torch.where(defined, std, torch.nan)
+            out["stress_std_epistemic"] = torch.where(defined, alpha * epistemic.sqrt(), torch.nan)
         return out
+
+    def _both(
+        self, quantity: str, raw: dict[str, Tensor], name: str, aleatoric: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """γ² times the epistemic, and the aleatoric variances; zeros for the one that a method does not have."""
+        epistemic = raw.get(name)
+        if epistemic is None:
+            return torch.zeros_like(cast(Tensor, aleatoric)), cast(Tensor, aleatoric)
+        gamma = self._epistemic_factor(quantity)
+        return gamma**2 * epistemic, torch.zeros_like(epistemic) if aleatoric is None else aleatoric
+
+    def _epistemic_factor(self, quantity: str) -> float:
+        return (
+            1.0 if self.calibration is None else self.calibration.epistemic_factor(cast(Quantity, quantity))
+        )
 
     def _factors(self, quantity: str, graph: Data) -> tuple[Tensor, Tensor]:
         """α and β: numbers, or one for each atom for forces."""
@@ -203,14 +232,6 @@ class BayesianPotential(Predictor):
             pair = self.calibration.stress_factors()
         alpha, beta = (torch.as_tensor(x, dtype=torch.float64, device=graph.z.device) for x in pair)
         return alpha, beta
-
-
-def _parts(raw: dict[str, Tensor], epistemic: str, aleatoric: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The two variances, with zeros for the one that a method does not have."""
-    found = raw.get(epistemic)
-    if found is None:
-        return torch.zeros_like(cast(Tensor, aleatoric)), cast(Tensor, aleatoric)
-    return found, torch.zeros_like(found) if aleatoric is None else aleatoric
 
 
 def _atoms_per_graph(graph: Data) -> Tensor:

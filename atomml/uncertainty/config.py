@@ -24,10 +24,10 @@ Samples = Annotated[int, Field(ge=2, le=1000)]
 class _MethodConfig(Config):
     """What all methods have in common."""
 
-    calibrate: Literal["nll", "crps", "robust", "affine", "none"] = "nll"
+    calibrate: Literal["nll", "crps", "robust", "coverage", "affine", "none"] = "nll"
     """How the deviations are scaled on the validation frames at the end: so that they have the best likelihood
-    (``nll``) or CRPS, by typical errors (``robust``), with a floor as well (``affine``), or not at all. `atomml calibrate`
-    does it again on other frames."""
+    (``nll``) or CRPS, by typical errors (``robust``), by the fractions inside all intervals (``coverage``), with a
+    floor as well (``affine``), or not at all. `atomml calibrate` does it again on other frames."""
     by_element: bool = False
     """One scale of the force deviations for each element."""
 

@@ -35,3 +35,4 @@ def no_figures(monkeypatch):
     monkeypatch.setattr(report, "save_figure", lambda figure, path: None)
     monkeypatch.setattr(report, "parity_figure", lambda *args: None)
     monkeypatch.setattr(report, "learning_curve", lambda *args: None)
+    monkeypatch.setattr(report, "deviation_figures", lambda *args: {})

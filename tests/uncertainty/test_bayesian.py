@@ -18,12 +18,14 @@ from tests.potentials.conftest import make_paper_potential, make_potential, rock
 
 ALPHA, BETA = {"energy": 2.0, "forces": 3.0, "stress": 4.0}, {"energy": 0.5, "forces": 0.25, "stress": 0.125}
 BY_ELEMENT = {3: {"alpha": 5.0, "beta": 0.75}}
-NAMES = ("energy_std", "energies_std", "forces_std", "forces_cov", "stress_std")
+PARTS = ("energy_std_epistemic", "energy_std_aleatoric")
+NAMES = ("energy_std", *PARTS, "energies_std", "forces_std", "forces_cov", "stress_std")
 
 
 def calibration(**changes):
     """Factors that are easy to recognise; made by hand, as no fit would give them."""
-    common = {"isotonic": {"expected": [0.0, 1.0], "observed": [0.0, 1.0]}, "conformal": {}, "count": 20, "frames": 20}
+    straight = {"expected": [0.0, 1.0], "observed": [0.0, 1.0]}
+    common = {"isotonic": straight, "conformal": {}, "count": 20, "frames": 20}
     quantities = {
         name: {"scale": {"alpha": ALPHA[name], "beta": BETA[name]}, "before": {}, "after": {}, **common}
         for name in ALPHA

@@ -12,7 +12,7 @@ from worker_loop import Parts, Run, serve, stopwatch  # type: ignore[import-not-
 from atomml import Calculator, __version__
 from atomml.graph import collate, graph_from_ase
 from atomml.graph.neighbors import SkinnedNeighbors
-from atomml.potentials import Potential, TDNConfig, build_potential, load_model
+from atomml.potentials import Potential, TDNConfig, build_potential
 
 __all__ = ["prepare"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from atomml.uncertainty.calibration.calibration import Calibration, QuantityCalibration
+from atomml.uncertainty.calibration.balance import balance
+from atomml.uncertainty.calibration.calibration import Calibration, Quantity, QuantityCalibration
 from atomml.uncertainty.calibration.conformal import (
     conformal_quantile,
     conformal_scores,
@@ -21,6 +22,7 @@ from atomml.uncertainty.calibration.residuals import Residuals
 from atomml.uncertainty.calibration.scale import (
     Scale,
     affine_scale,
+    coverage_scale,
     crps_scale,
     fit_scale,
     group_scales,
@@ -33,15 +35,18 @@ from atomml.uncertainty.calibration.scale import (
 __all__ = [
     "Calibration",
     "IsotonicMap",
+    "Quantity",
     "QuantityCalibration",
     "Residuals",
     "Scale",
     "affine_scale",
+    "balance",
     "calibrated_interval",
     "calibrated_quantile",
     "calibrated_radius",
     "conformal_quantile",
     "conformal_scores",
+    "coverage_scale",
     "crps_scale",
     "fewest_values",
     "fit_calibration",

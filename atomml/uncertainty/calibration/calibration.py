@@ -52,7 +52,7 @@ class QuantityCalibration(Config):
 
 
 class Calibration(Config):
-    """Scales σ² ← α²σ² + β² of energies, forces (Σ ← α²Σ + β²1) and stresses, with intervals on top of them.
+    """Scales σ² ← α² (σ²_aleatoric + γ² σ²_epistemic) + β² of energies, forces and stresses, and intervals on top.
 
     Energies are fitted as error/√n_atoms beside σ/√n_atoms. α is the same for total energies and for energies per
     atom; only β and the weights of the CRPS depend on the choice. This is the one for which independent noise of the
@@ -67,6 +67,8 @@ class Calibration(Config):
 
     method: Method
     """How the scales were fitted."""
+    epistemic: dict[Quantity, Annotated[float, Field(ge=1, allow_inf_nan=False)]] = {}
+    """γ: factor of the epistemic deviation before anything else, where there are both parts; see `balance`."""
     quantities: dict[Quantity, QuantityCalibration]
     """What was calibrated; what is absent keeps its deviations."""
     data: dict[str, Any] = {}
@@ -76,8 +78,11 @@ class Calibration(Config):
 
     @property
     def id(self) -> str:
-        """First 16 digits of the SHA-256 of the content."""
-        text = json.dumps(self._content(), sort_keys=True)
+        """First 16 digits of the SHA-256 of the content, without what has its default value.
+
+        A later version that knows more keys gives the same.
+        """
+        text = json.dumps(json.loads(self.model_dump_json(exclude_defaults=True)), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def energy_factors(self) -> tuple[float, float]:
@@ -96,6 +101,10 @@ class Calibration(Config):
     def stress_factors(self) -> tuple[float, float]:
         """α and β (eV/Å³) of every Mandel component."""
         return self._common("stress")
+
+    def epistemic_factor(self, quantity: Quantity) -> float:
+        """γ of a quantity."""
+        return self.epistemic.get(quantity, 1.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Only what JSON knows; measures that are NaN become None."""

@@ -37,6 +37,7 @@ def fit_calibration(
     *,
     method: str = "nll",
     by_element: bool = False,
+    epistemic: Mapping[Quantity, float] | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> Calibration:
     """Fit scales, monotone maps and conformal factors of every quantity with labels and deviations.
@@ -48,8 +49,9 @@ def fit_calibration(
 
     Args:
         residuals: of structures that were used neither for training nor for choosing the model.
-        method: ``nll``, ``crps``, ``robust`` or ``affine``, see `atomml.uncertainty.calibration.scale`.
+        method: ``nll``, ``crps``, ``robust``, ``coverage`` or ``affine``, see `atomml.uncertainty.calibration.scale`.
         by_element: one scale of the forces for each element with at least 100 labels.
+        epistemic: γ of each quantity, see `balance`, which the deviations contain already; kept in the calibration.
         data: what the residuals come from; kept in the calibration.
 
     Raises:
@@ -74,7 +76,11 @@ def fit_calibration(
             fix=f"give at least {FEWEST_FRAMES} held-out structures with labels, and a model with deviations",
         )
     return Calibration(
-        method=cast(Method, method), quantities=quantities, data=dict(data or {}), notes=tuple(notes)
+        method=cast(Method, method),
+        epistemic=dict(epistemic or {}),
+        quantities=quantities,
+        data=dict(data or {}),
+        notes=tuple(notes),
     )
 
 

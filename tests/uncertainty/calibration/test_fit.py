@@ -179,5 +179,5 @@ def test_empty_residuals_are_refused():
 
 
 def test_unknown_methods_are_refused(rng):
-    with pytest.raises(ConfigError, match="nll, crps, robust, affine"):
+    with pytest.raises(ConfigError, match="nll, crps, robust, coverage, affine"):
         fit_calibration(structures(rng, 30), method="magic")
