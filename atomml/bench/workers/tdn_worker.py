@@ -13,6 +13,7 @@ from atomml import Calculator, __version__
 from atomml.graph import collate, graph_from_ase
 from atomml.graph.neighbors import SkinnedNeighbors
 from atomml.potentials import Potential, TDNConfig, build_potential
+from atomml.uncertainty.model_file import load_model
 
 __all__ = ["prepare"]
 
