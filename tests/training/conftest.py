@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from atomml.training import report
-from tests.training.helpers import tiny_settings, write_frames
+from tests.training.helpers import draw_nothing, tiny_settings, write_frames
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +30,5 @@ def _one_thread():
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    """Drawing takes most of the time of a tiny training."""
-    monkeypatch.setattr(report, "save_figure", lambda figure, path: None)
-    monkeypatch.setattr(report, "parity_figure", lambda *args: None)
-    monkeypatch.setattr(report, "learning_curve", lambda *args: None)
+    draw_nothing(monkeypatch)
     monkeypatch.setattr(report, "deviation_figures", lambda *args: {})

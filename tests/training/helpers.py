@@ -12,6 +12,7 @@ from ase.calculators.emt import EMT
 from ase.io import write
 
 from atomml.config import parse_config
+from atomml.training import report
 from atomml.training.config import TrainConfig
 
 KILLED = -signal.SIGKILL
@@ -46,6 +47,14 @@ def tiny_settings(frames, run_dir):
         "checkpoint_minutes": None,
         "threads": 1,
     }
+
+
+def draw_nothing(monkeypatch):
+    """Drawing takes most of the time of a tiny training."""
+    monkeypatch.setattr(report, "save_figure", lambda figure, path: None)
+    monkeypatch.setattr(report, "parity_figure", lambda *args: None)
+    monkeypatch.setattr(report, "learning_curve", lambda *args: None)
+    monkeypatch.setattr(report, "deviation_figures", lambda *args: {})
 
 
 def configured(settings, **changes):
