@@ -21,6 +21,7 @@ class Kind(StrEnum):
     finetune = "finetune"
     tdn = "tdn"
     tdn_paper = "tdn_paper"
+    race = "race"
     sample = "sample"
 
 
@@ -40,7 +41,7 @@ def _schema(
 ) -> None:
     """Print every key of a configuration with its type, default and meaning.
 
-    KIND: train, finetune, sample, or a network: tdn, tdn_paper.
+    KIND: train, finetune, sample, or a network: tdn, race, tdn_paper.
     """
     model = model_of(kind)
     if json:
@@ -75,7 +76,7 @@ def _validate(
 
 def model_of(kind: Kind) -> type[Config]:
     """The pydantic model of a kind of configuration."""
-    from atomml.potentials.config import PaperTDNConfig, TDNConfig
+    from atomml.potentials.config import PaperTDNConfig, RACEConfig, TDNConfig
     from atomml.training.config import FinetuneConfig, TrainConfig
 
     match kind:
@@ -85,6 +86,8 @@ def model_of(kind: Kind) -> type[Config]:
             return FinetuneConfig
         case Kind.tdn:
             return TDNConfig
+        case Kind.race:
+            return RACEConfig
         case Kind.tdn_paper:
             return PaperTDNConfig
         case Kind.sample:
@@ -96,7 +99,7 @@ def model_of(kind: Kind) -> type[Config]:
 def _kind_of(data: dict[str, Any]) -> Kind:
     """What a file is most likely meant to be."""
     if "kind" in data:
-        return Kind.tdn_paper if data["kind"] == "tdn_paper" else Kind.tdn
+        return Kind(data["kind"]) if data["kind"] in ("tdn_paper", "race") else Kind.tdn
     if "calculator" in data:
         return Kind.sample
     own = model_of(Kind.finetune).model_fields.keys() - model_of(Kind.train).model_fields.keys()
