@@ -31,4 +31,3 @@ def _one_thread():
 @pytest.fixture
 def no_figures(monkeypatch):
     draw_nothing(monkeypatch)
-    monkeypatch.setattr(report, "deviation_figures", lambda *args: {})
