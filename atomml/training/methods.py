@@ -46,7 +46,7 @@ def with_uncertainty(
     """
     wanted = job.config.uncertainty
     match wanted:
-        case None if potential.noise is None and getattr(potential.config, "heads", 1) == 1:
+        case None if potential.noise is None and potential.heads == 1:
             return potential
         case None | HeadsOnlyConfig():
             posterior = _heads(job, potential, data)
