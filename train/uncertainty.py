@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from rich.console import Console
-from uncertainty_measures import figure_of, goals_of, mixture_of, record_of, summary_of, tables_of
+from uncertainty_measures import mixture_of, record_of
+from uncertainty_tables import figure_of, goals_of, summary_of, tables_of
 
 from atomml._version import __version__
 from atomml.bench import machine

@@ -23,7 +23,7 @@ TRAIN = ROOT / "train"
 
 @pytest.fixture(scope="module")
 def scripts():
-    names = ("uncertainty_measures", "uncertainty", "uncertainty_active")
+    names = ("uncertainty_measures", "uncertainty_tables", "uncertainty", "uncertainty_active")
     sys.path.insert(0, str(TRAIN))
     try:
         modules = [importlib.import_module(name) for name in names]
@@ -31,7 +31,7 @@ def scripts():
         sys.path.remove(str(TRAIN))
         for name in names:
             sys.modules.pop(name, None)
-    return SimpleNamespace(measures=modules[0], compare=modules[1], active=modules[2])
+    return SimpleNamespace(measures=modules[0], compare=modules[2], active=modules[3])
 
 
 def arrays_of(rng: np.random.Generator, sizes: list[int], factor: float = 1.0, spread: float = 1.0) -> dict:
@@ -115,7 +115,7 @@ def test_a_group_is_calibrated_on_the_others_only(scripts):
     mine = groups == 1
     arrays["energy_label"][mine] *= 100
     found = scripts.measures.scaled_by_others(arrays, groups, "nll")
-    others = scripts.measures.scales_of(scripts.measures.take(arrays, ~mine), "nll")
+    others = scripts.measures.calibration_of(scripts.measures.take(arrays, ~mine), "nll")
     expected = scripts.measures.scaled(arrays, others)
     atoms = np.repeat(mine, arrays["n_atoms"])
     assert found["energy_std"][mine] == pytest.approx(expected["energy_std"][mine])
@@ -125,7 +125,9 @@ def test_a_group_is_calibrated_on_the_others_only(scripts):
 
 def test_a_constant_adds_to_a_total_energy_for_every_atom(scripts):
     arrays = arrays_of(np.random.default_rng(2), [2, 8])
-    found = scripts.measures.scaled(arrays, {"energy": Scale(alpha=2.0, beta=3.0)})
+    found = scripts.measures.scaled(
+        arrays, scripts.measures.Fitted({}, {"energy": Scale(alpha=2.0, beta=3.0)})
+    )
     assert found["energy_std"] == pytest.approx(np.sqrt(4 * arrays["energy_std"] ** 2 + 9 * np.array([2, 8])))
     assert found["forces_cov"] == pytest.approx(arrays["forces_cov"])
 
@@ -160,7 +162,8 @@ def test_a_record_measures_before_and_after_a_calibration_on_other_frames(record
             assert record[title][name]["forces"]["ce"] < 1e-3 < record["raw"]["id"]["forces"]["ce"]
             assert record[title][name]["energy"]["ace"] < 0.05
         assert record[title]["scales"]["forces"][0] == pytest.approx(3, rel=0.1)
-    assert record["detection"]["far"]["forces_std_max"]["auroc"] > 0.95
+    assert record["detection"]["raw"]["far"]["forces_std_max"]["auroc"] > 0.95
+    assert record["isotonic"]["ce_forces"] < 1e-3
 
 
 def test_results_are_tables_goals_and_a_figure(scripts, records, tmp_path):
@@ -184,7 +187,7 @@ def test_deviations_that_no_factor_mends_are_noted(scripts):
     record = scripts.measures.record_of({"id": arrays}, {"half": np.arange(60) % 2}, {"likelihood": "nll"})
     assert "note" in record["likelihood"]
     with pytest.raises(DataError):
-        scripts.measures.scales_of(arrays, "nll")
+        scripts.measures.calibration_of(arrays, "nll")
 
 
 def points(better: float) -> list[dict]:

@@ -1,0 +1,199 @@
+"""Means over the seeds, tables and figure of the comparison of uncertainty methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from atomml.training.report import markdown_table
+
+SUMMED = {
+    "energy": "E (meV/atom)",
+    "forces": "F (meV/Å)",
+    "nll_energy": "NLL E",
+    "nll_forces": "NLL F",
+    "ace_energy": "abs. CE E",
+    "ce_forces": "CE F",
+    "coverage_68": "F in 68 %",
+    "coverage_95": "F in 95 %",
+    "spearman_energy": "Spearman E",
+    "spearman_forces": "Spearman F",
+    "z_energy": "error/σ E",
+    "z_forces": "error/σ F",
+    "isotonic_ace_energy": "abs. CE E, map",
+    "isotonic_ce_forces": "CE F, map",
+}
+"""What a table shows of one set, and its heading."""
+CALIBRATIONS = {
+    "likelihood": "calibrated by likelihood",
+    "fractions": "calibrated by the fractions inside all intervals",
+    "raw": "as the methods give it",
+}
+"""How the deviations of a table were scaled."""
+
+
+def shown(record: Mapping[str, Any], which: str, name: str) -> dict[str, float]:
+    """The numbers of `SUMMED` for one set: ``raw``, or with the calibration of that name."""
+    accuracy = record["accuracy"][name]
+    out = {"energy": 1e3 * accuracy["energy_per_atom_rmse"]}
+    if "forces_rmse" in accuracy:
+        out["forces"] = 1e3 * accuracy["forces_rmse"]
+    m = record.get(which, {}).get(name, {})
+    for quantity, keys in (("energy", ("nll", "ace", "spearman")), ("forces", ("nll", "ce", "spearman"))):
+        if quantity in m:
+            out |= {f"{key}_{quantity}": m[quantity][key] for key in keys}
+            out[f"z_{quantity}"] = m[quantity]["z_rms"]
+    if "forces" in m:
+        out |= {key: m["forces"][key] for key in ("coverage_68", "coverage_95")}
+    if name == "id" and "isotonic" in record and which != "raw":
+        out |= {f"isotonic_{key}": value for key, value in record["isotonic"].items()}
+    return out
+
+
+def mean_and_deviation(values: Sequence[float]) -> list[float]:
+    """Mean and standard deviation over the seeds."""
+    x = np.array(values, dtype=float)
+    return [float(x.mean()), float(x.std(ddof=1)) if len(x) > 1 else 0.0]
+
+
+def over_seeds(
+    records: Sequence[Mapping[str, Any]], of: Callable[[Mapping[str, Any]], Mapping[str, float]]
+) -> dict[str, dict[str, list[float]]]:
+    """Method → name → mean and deviation of what ``of`` returns for each record."""
+    out: dict[str, dict[str, list[float]]] = {}
+    for method in dict.fromkeys(r["method"] for r in records):
+        each = [of(r) for r in records if r["method"] == method]
+        out[method] = {key: mean_and_deviation([e[key] for e in each if key in e]) for key in each[0]}
+    return out
+
+
+def detection_of(record: Mapping[str, Any], name: str) -> dict[str, float]:
+    """AUROC of both scores for one set from elsewhere: raw, calibrated, and of the disagreement of members alone.
+
+    FPR95 of the calibrated ones.
+    """
+    out = {}
+    for which, title in (("raw", ""), ("likelihood", " calibrated"), ("epistemic", " epistemic")):
+        found = record.get("detection", {}).get(which, {}).get(name, {})
+        for score, short in (("energy_std_per_atom", "σ_E"), ("forces_std_max", "σ_F")):
+            if score in found:
+                out[f"AUROC {short}{title}"] = found[score]["auroc"]
+                if which == "likelihood":
+                    out[f"FPR95 {short}{title}"] = found[score]["fpr_95"]
+    return out
+
+
+def summary_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means and deviations over the seeds for every set, with each of `CALIBRATIONS`, and of the detection."""
+    sets = [name for name in records[0]["accuracy"] if name != "calibration"]
+    out: dict[str, Any] = {
+        which: {name: over_seeds(records, partial(shown, which=which, name=name)) for name in sets}
+        for which in CALIBRATIONS
+    }
+    out["detection"] = {
+        name: over_seeds(records, partial(detection_of, name=name)) for name in sets if name != "id"
+    }
+    return out
+
+
+def table_of(
+    rows: Mapping[str, Mapping[str, Sequence[float]]], titles: Mapping[str, str], cost: Mapping[str, Any]
+) -> str:
+    """A Markdown table: one row for each method, mean ± deviation over the seeds."""
+    titles = {key: title for key, title in titles.items() if any(key in row for row in rows.values())}
+    body = []
+    for method, row in rows.items():
+        cells = [f"{_number(row[k][0])} ± {_number(row[k][1])}" if k in row else "–" for k in titles]
+        if cost:
+            cells.append(f"{cost[method]['times']:.1f}" if method in cost else "–")
+        body.append([method, *cells])
+    return markdown_table(["method", *titles.values(), *(["time"] if cost else [])], body)
+
+
+def tables_of(summary: Mapping[str, Any], cost: Mapping[str, Any]) -> str:
+    """All tables as Markdown."""
+    text = []
+    for which, title in CALIBRATIONS.items():
+        rows = {m: row for m, row in summary[which]["id"].items() if which == "likelihood" or len(row) > 2}
+        text += [f"## In distribution, {title}", ""]
+        text += [table_of(rows, SUMMED, cost if which == "likelihood" else {}), ""]
+    for name, found in summary["detection"].items():
+        titles = {key: key for row in found.values() for key in row}
+        rows = {method: row for method, row in found.items() if row}
+        text += [f"## {name}: told from in distribution", "", table_of(rows, titles, {}), ""]
+        text += [f"## {name}: errors and deviations, {CALIBRATIONS['likelihood']}", ""]
+        text += [table_of(summary["likelihood"][name], SUMMED, {}), ""]
+    return "\n".join(text)
+
+
+def goals_of(summary: Mapping[str, Any]) -> list[list[str]]:
+    """What was aimed at and whether it was reached: goal, value, ``yes`` or ``no``."""
+    known: Mapping[str, Any] = summary["fractions"]["id"]
+    rows: list[tuple[str, str, bool]] = []
+    if "jef" in known and "mse" in known:
+        for key, title in (("energy", "energy"), ("forces", "force")):
+            value = known["jef"][key][0] / known["mse"][key][0]
+            rows.append((f"jef: {title} RMSE ≤ 1.2 times that of mse", f"{value:.2f}", value <= 1.2))
+    for method, row in known.items():
+        for key, title, most in (("ce_forces", "force CE", 1e-3), ("ace_energy", "energy absolute CE", 0.05)):
+            if key in row:
+                rows.append((f"{method}: {title} < {most:g}", _number(row[key][0]), row[key][0] < most))
+    for name, found in summary["detection"].items():
+        for method in ("mse ensemble", "jef ensemble"):
+            if found.get(method):
+                best = max(v[0] for k, v in found[method].items() if k.startswith("AUROC"))
+                rows.append((f"{method}: AUROC ≥ 0.95, {name}", f"{best:.3f}", best >= 0.95))
+    return [[goal, value, "yes" if met else "no"] for goal, value, met in rows]
+
+
+def figure_of(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Figure:
+    """Errors, calibration before and after, and detection of each method; a dot for each seed."""
+    methods = list(dict.fromkeys(r["method"] for r in records))
+    figure = Figure(figsize=(13.0, 0.9 + 0.33 * len(methods)), layout="constrained")
+    axes = figure.subplots(1, 4, sharey=True)
+    place = {method: -k for k, method in enumerate(methods)}
+    base = summary["raw"]["id"].get("mse", summary["raw"]["id"][methods[0]])
+    for r in records:
+        before, after = shown(r, "raw", "id"), shown(r, "fractions", "id")
+        for k, key in enumerate(("energy", "forces")):
+            axes[0].plot(
+                before[key] / base[key][0], place[r["method"]], "os"[k], color=f"C{k}", ms=4, alpha=0.6
+            )
+        for axis, key in ((axes[1], "ace_energy"), (axes[2], "ce_forces")):
+            if key in after:
+                axis.plot(before[key], place[r["method"]], "o", color="0.7", ms=4)
+                axis.plot(after[key], place[r["method"]], "o", color="C2", ms=4, alpha=0.7)
+        for k, name in enumerate(summary["detection"]):
+            found = detection_of(r, name)
+            if found:
+                y = place[r["method"]] + 0.12 * (k - len(summary["detection"]) / 2)
+                best = max(v for key, v in found.items() if key.endswith("calibrated") and key[0] == "A")
+                axes[3].plot(best, y, ".", color=f"C{k}")
+    titles = (
+        "RMSE over that of mse: ○ energy, □ forces",
+        "absolute CE of the energy",
+        "CE of the forces (χ²₃)",
+    )
+    for axis, title in zip(axes, (*titles, "AUROC calibrated, better of σ_E/N and max σ_F"), strict=True):
+        axis.set_title(title, fontsize=9)
+        axis.grid(axis="x", color="0.9")
+    axes[1].axvline(0.05, color="0.5", lw=0.8)
+    axes[2].axvline(1e-3, color="0.5", lw=0.8)
+    axes[1].set_xscale("log")
+    axes[2].set_xscale("log")
+    axes[0].set_yticks(list(place.values()), list(place))
+    for k, name in enumerate(summary["detection"]):
+        axes[3].plot([], [], ".", color=f"C{k}", label=name)
+    axes[3].legend(fontsize=7, frameon=False, loc="lower left")
+    return figure
+
+
+def _number(x: float) -> str:
+    """Two significant digits after the leading ones, without exponents where they are short."""
+    if x == 0 or 1e-2 <= abs(x) < 1e4:
+        return f"{x:.3f}" if abs(x) < 1 else f"{x:.2f}" if abs(x) < 10 else f"{x:.1f}"
+    return f"{x:.1e}"
