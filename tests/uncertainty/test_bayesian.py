@@ -217,3 +217,50 @@ def test_a_last_layer_in_single_precision_is_close_to_double():
     for name in NAMES:
         torch.testing.assert_close(single[name], double[name], rtol=1e-3, atol=1e-5, equal_nan=True)
         assert single[name].dtype == torch.float64
+
+
+def test_disagreement_can_have_a_factor_of_its_own(posterior):
+    """γ multiplies the epistemic part before both are scaled by α."""
+    gamma = {"energy": 3.0, "forces": 4.0, "stress": 5.0}
+    plain = BayesianPotential(posterior, calibration())(graph(), stress=True)
+    out, raw = (
+        BayesianPotential(posterior, calibration(epistemic=gamma))(graph(), stress=True),
+        raw_of(posterior),
+    )
+    close(out["energy_std_epistemic"], 3 * plain["energy_std_epistemic"])
+    close(out["energy_std_aleatoric"], plain["energy_std_aleatoric"])
+    epistemic, aleatoric = parts_of(raw, "energies")
+    close(out["energies_std"].square(), 4 * (9 * epistemic + aleatoric) + 0.25)
+    close(out["forces_cov_epistemic"], 16 * plain["forces_cov_epistemic"])
+    close(out["forces_cov_aleatoric"], plain["forces_cov_aleatoric"])
+    close(
+        out["stress_std"].square() - plain["stress_std"].square(), 24 * plain["stress_std_epistemic"].square()
+    )
+
+
+@pytest.mark.parametrize("make", [noisy_ensemble, heads])
+def test_members_are_as_far_apart_as_the_calibrated_disagreement(make):
+    model = BayesianPotential(make(), calibration(epistemic={"energy": 3.0, "forces": 2.0}))
+    out = model(graph(), stress=True, members=True)
+    spread = out["energy_members"].var(1, correction=0)
+    torch.testing.assert_close(spread, out["energy_std_epistemic"].square(), rtol=1e-6, atol=1e-10)
+    torch.testing.assert_close(out["energy_members"].mean(1), out["energy"], rtol=0, atol=1e-8)
+    trace = out["forces_members"].var(0, correction=0).sum(1)
+    expected = out["forces_cov_epistemic"].diagonal(dim1=1, dim2=2).sum(1)
+    torch.testing.assert_close(trace, expected, rtol=1e-8, atol=1e-14)
+    torch.testing.assert_close(
+        out["stress_members"].std(0, correction=0),
+        out["stress_std_epistemic"],
+        rtol=1e-6,
+        atol=1e-12,
+        equal_nan=True,
+    )
+
+
+def test_deviations_are_derived_if_they_were_when_they_were_calibrated():
+    posterior = heads()
+    derived = BayesianPotential(posterior, calibration(data={"exact": True}))
+    estimated = BayesianPotential(posterior, calibration())
+    close(derived(graph())["forces_cov"], estimated(graph(), exact=True)["forces_cov"])
+    close(derived(graph(), exact=False)["forces_cov"], estimated(graph())["forces_cov"])
+    assert not torch.equal(derived(graph())["forces_cov"], estimated(graph())["forces_cov"])
