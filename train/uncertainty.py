@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -186,7 +187,7 @@ def predicted(path: Path, method: str, frames: Frames, kept: Path) -> dict[str, 
 
 def predictions_file(data: str, method: str, seed: int, runs: Path) -> Path:
     """Where the predictions of a model are kept."""
-    return runs / data / "predictions" / f"{method.replace(' ', '_')}_{seed}.npz"
+    return runs / data / "predictions" / f"{re.sub(r'[^a-z]+', '_', method)}_{seed}.npz"
 
 
 def measure(

@@ -46,6 +46,8 @@ def mixture_of(members: Sequence[Arrays]) -> dict[str, ndarray]:
         for name, like, power in (("energy_std", "energy", 2), ("stress_std", "stress", 2))
     }
     cov = np.einsum("mni,mnj->nij", centred["forces"], centred["forces"]) / len(members)
+    w = 3 / (len(members) + 3)  # as `atomml.uncertainty.posterior.Members` draws it towards a sphere
+    cov = (1 - w) * cov + w * np.trace(cov, axis1=1, axis2=2)[:, None, None] / 3 * np.eye(3)
     spread = (centred["energy"] ** 2).mean(0)
     return (
         out
@@ -209,12 +211,16 @@ def _epistemic(arrays: Arrays) -> dict[str, ndarray]:
 def isotonic_errors(pairs: Iterable[tuple[Arrays, Arrays]]) -> dict[str, float]:
     """Calibration errors that are left by a monotone map of the probabilities, fitted on the first of each pair.
 
-    It corrects any form of distribution, but intervals only: no deviation comes of it. A factor beforehand would
-    change nothing.
+    It corrects any form of distribution, but intervals only: no deviation comes of it. Deviations are scaled first,
+    for probabilities that are all 1 cannot be told apart.
+
+    Raises:
+        DataError: deviations that no factor makes right.
     """
     forces, energies = [], []
     for fitted, tested in pairs:
-        both = [residuals_of(a).residuals for a in (fitted, tested)]
+        calibration = calibration_of(fitted, "coverage")
+        both = [residuals_of(scaled(a, calibration)).residuals for a in (fitted, tested)]
         f, e = ([r.labelled(name) for r in both] for name in ("forces", "energy"))
         probability = [ellipsoid_probability(p.error, p.spread) for p in f if p is not None]
         forces.append(fit_isotonic(probability[0]).to_observed(probability[1]))

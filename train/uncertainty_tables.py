@@ -132,63 +132,70 @@ def tables_of(summary: Mapping[str, Any], cost: Mapping[str, Any]) -> str:
 
 def goals_of(summary: Mapping[str, Any]) -> list[list[str]]:
     """What was aimed at and whether it was reached: goal, value, ``yes`` or ``no``."""
-    known: Mapping[str, Any] = summary["fractions"]["id"]
+    usual, known = summary["likelihood"]["id"], summary["fractions"]["id"]
     rows: list[tuple[str, str, bool]] = []
-    if "jef" in known and "mse" in known:
+    if "jef" in usual and "mse" in usual:
         for key, title in (("energy", "energy"), ("forces", "force")):
-            value = known["jef"][key][0] / known["mse"][key][0]
+            value = usual["jef"][key][0] / usual["mse"][key][0]
             rows.append((f"jef: {title} RMSE ≤ 1.2 times that of mse", f"{value:.2f}", value <= 1.2))
-    for method, row in known.items():
+    for method, row in usual.items():
         for key, title, most in (("ce_forces", "force CE", 1e-3), ("ace_energy", "energy absolute CE", 0.05)):
-            if key in row:
-                rows.append((f"{method}: {title} < {most:g}", _number(row[key][0]), row[key][0] < most))
-    for name, found in summary["detection"].items():
+            for values, how in (
+                (row, ", likelihood"),
+                (known[method], ", fractions"),
+                (row, ", monotone map"),
+            ):
+                found = values.get(f"isotonic_{key}" if "map" in how else key)
+                if found is not None:
+                    rows.append((f"{method}: {title} < {most:g}{how}", _number(found[0]), found[0] < most))
+    for name, detected in summary["detection"].items():
         for method in ("mse ensemble", "jef ensemble"):
-            if found.get(method):
-                best = max(v[0] for k, v in found[method].items() if k.startswith("AUROC"))
+            if detected.get(method):
+                best = max(v[0] for k, v in detected[method].items() if k.startswith("AUROC"))
                 rows.append((f"{method}: AUROC ≥ 0.95, {name}", f"{best:.3f}", best >= 0.95))
     return [[goal, value, "yes" if met else "no"] for goal, value, met in rows]
 
 
 def figure_of(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Figure:
-    """Errors, calibration before and after, and detection of each method; a dot for each seed."""
+    """Errors, calibration errors and detection of each method; a dot for each seed."""
     methods = list(dict.fromkeys(r["method"] for r in records))
-    figure = Figure(figsize=(13.0, 0.9 + 0.33 * len(methods)), layout="constrained")
+    figure = Figure(figsize=(13.0, 1.3 + 0.36 * len(methods)), layout="constrained")
     axes = figure.subplots(1, 4, sharey=True)
     place = {method: -k for k, method in enumerate(methods)}
     base = summary["raw"]["id"].get("mse", summary["raw"]["id"][methods[0]])
+    sets = list(summary["detection"])
     for r in records:
-        before, after = shown(r, "raw", "id"), shown(r, "fractions", "id")
+        y = place[r["method"]]
         for k, key in enumerate(("energy", "forces")):
             axes[0].plot(
-                before[key] / base[key][0], place[r["method"]], "os"[k], color=f"C{k}", ms=4, alpha=0.6
+                shown(r, "raw", "id")[key] / base[key][0], y, "os"[k], color=f"C{k}", ms=4, alpha=0.6
             )
         for axis, key in ((axes[1], "ace_energy"), (axes[2], "ce_forces")):
-            if key in after:
-                axis.plot(before[key], place[r["method"]], "o", color="0.7", ms=4)
-                axis.plot(after[key], place[r["method"]], "o", color="C2", ms=4, alpha=0.7)
-        for k, name in enumerate(summary["detection"]):
-            found = detection_of(r, name)
-            if found:
-                y = place[r["method"]] + 0.12 * (k - len(summary["detection"]) / 2)
-                best = max(v for key, v in found.items() if key.endswith("calibrated") and key[0] == "A")
-                axes[3].plot(best, y, ".", color=f"C{k}")
-    titles = (
-        "RMSE over that of mse: ○ energy, □ forces",
-        "absolute CE of the energy",
-        "CE of the forces (χ²₃)",
-    )
-    for axis, title in zip(axes, (*titles, "AUROC calibrated, better of σ_E/N and max σ_F"), strict=True):
+            for which, colour in (("raw", "0.7"), ("likelihood", "C0"), ("fractions", "C2")):
+                found = shown(r, which, "id")
+                if key in found:
+                    axis.plot(found[key], y, "o", color=colour, ms=4, alpha=0.7)
+            if f"isotonic_{key}" in found:
+                axis.plot(found[f"isotonic_{key}"], y, "o", color="C3", mfc="none", ms=4)
+        for k, name in enumerate(sets):
+            found = {key: v for key, v in detection_of(r, name).items() if key.startswith("AUROC")}
+            best = [v for key, v in found.items() if key.endswith("calibrated")]
+            if best:
+                axes[3].plot(max(best), y + 0.12 * (len(sets) / 2 - k), ".", color=f"C{k}", ms=5)
+    titles = ("RMSE / mean of mse (○ energy, □ forces)", "absolute CE, energy", "CE, forces (χ²₃)")
+    for axis, title in zip(axes, (*titles, "AUROC (better of σ_E/N, max σ_F)"), strict=True):
         axis.set_title(title, fontsize=9)
         axis.grid(axis="x", color="0.9")
-    axes[1].axvline(0.05, color="0.5", lw=0.8)
-    axes[2].axvline(1e-3, color="0.5", lw=0.8)
-    axes[1].set_xscale("log")
+    for axis, goal in ((axes[1], 0.05), (axes[2], 1e-3)):
+        axis.axvline(goal, color="0.5", lw=0.8)
     axes[2].set_xscale("log")
-    axes[0].set_yticks(list(place.values()), list(place))
-    for k, name in enumerate(summary["detection"]):
+    axes[0].set_yticks(list(place.values()), list(place), fontsize=8)
+    for colour, label in (("0.7", "raw"), ("C0", "likelihood"), ("C2", "fractions"), ("C3", "monotone map")):
+        axes[1].plot([], [], "o", color=colour, ms=4, label=label)
+    for k, name in enumerate(sets):
         axes[3].plot([], [], ".", color=f"C{k}", label=name)
-    axes[3].legend(fontsize=7, frameon=False, loc="lower left")
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    axes[3].legend(fontsize=7, frameon=False, loc="best")
     return figure
 
 

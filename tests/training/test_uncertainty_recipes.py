@@ -178,6 +178,7 @@ def test_results_are_tables_goals_and_a_figure(scripts, records, tmp_path):
     text = out.with_suffix(".md").read_text()
     assert "In distribution, as the methods give it" in text
     assert "| jef: force RMSE ≤ 1.2 times that of mse | 1.00 | yes |" in text
+    assert "force CE < 0.001, fractions" in text
     assert out.with_suffix(".png").stat().st_size > 1000
 
 
