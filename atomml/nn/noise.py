@@ -19,7 +19,7 @@ from atomml.nn.covariance import (
     isotropic_noise,
     outer_noise,
 )
-from atomml.nn.radial import mlp
+from atomml.nn.radial import SILU_GAIN, mlp
 from atomml.shapes import Float, Float64, Int64, Tensor
 
 __all__ = ["EnergyNoiseKind", "ForceNoiseKind", "NoiseHeads", "NoiseOutput"]
@@ -35,6 +35,8 @@ TYPICAL = {"forces": 1.0, "energy": 0.2, "stress": 0.1}
 About the errors of an untrained network, and rather more: a deviation that is too large is unlearned with a gradient
 of (1 − d²/σ²)/2 < 1/2, one that is ten times too small with one of a hundred, which the moments of the optimiser
 remember for long and a clipped norm takes from the rest of the network."""
+SMALLEST_SQUARE = 1e-3
+"""Added to the mean square of a channel before its logarithm: an atom without neighbours has none."""
 _ATOMIC = ("forces", "energy", "hydrostatic", "deviatoric")
 
 
@@ -55,9 +57,10 @@ class NoiseOutput(NamedTuple):
 class NoiseHeads(nn.Module):
     """Variances of energy, forces and stress from the features of all layers of a body.
 
-    The scalars of all layers feed one small network N; every logarithm of a variance is
+    The invariants of all layers, scalars and log(mean square + 10⁻³) of each channel of l > 0, standardised, feed one
+    small network N; every logarithm of a variance is
 
-        log σ² = 2 log σ₀[species] + b(N(scalars)),       b(x) = x / √(1 + x²/5²),
+        log σ² = 2 log σ₀[species] + b(N(invariants)),       b(x) = x / √(1 + x²/5²),
 
     with learned typical deviations σ₀ that cover any range, around which the network moves within e^±2.5.
 
@@ -101,13 +104,42 @@ class NoiseHeads(nn.Module):
         degree, extra = {"expm": (2, hidden), "outer": (1, vectors), "cholesky": (0, 6)}.get(forces, (0, 0))
         _check(forces, degree, lmax)
         self.components = slice(degree**2, (degree + 1) ** 2)
-        channels = sum(widths)
-        self.network = mlp([channels, hidden, len(_ATOMIC) + extra])
-        with torch.no_grad():
-            list(self.network.parameters())[-1].mul_(QUIET_START)
-        self.mix = nn.Parameter(torch.randn(channels, extra) / math.sqrt(channels)) if degree else None
-        self.log_std = nn.Parameter(torch.zeros(n_species, len(_ATOMIC)))
+        self.lmax, self.extra, channels = lmax, extra, sum(widths)
+        self.network = mlp([channels * (lmax + 1), hidden, len(_ATOMIC) + extra])
+        self.mix = nn.Parameter(torch.empty(channels, extra)) if degree else None
+        self.log_std = nn.Parameter(torch.empty(n_species, len(_ATOMIC)))
+        self.center: Tensor
+        self.width: Tensor
+        self.register_buffer("center", torch.zeros(channels * (lmax + 1)))
+        self.register_buffer("width", torch.ones(channels * (lmax + 1)))
+        self.reset()
         self.set_typical(**{name: factor * scale for name, factor in TYPICAL.items()})
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Draw all weights anew from torch's global generator; σ₀ stays."""
+        first, last = (p for p in self.network.parameters())
+        nn.init.normal_(first, std=1 / math.sqrt(first.shape[1]))
+        nn.init.normal_(last, std=QUIET_START * SILU_GAIN / math.sqrt(last.shape[1]))
+        if self.mix is not None:
+            nn.init.normal_(self.mix, std=1 / math.sqrt(len(self.mix)))
+
+    @torch.no_grad()
+    def standardise(self, layers: Sequence[Float[Tensor, "atoms dim _"]]) -> None:
+        """Take mean and width of every invariant from these features; the weights then mean something else."""
+        self.center.zero_()
+        self.width.fill_(1.0)
+        invariants = self.invariants(layers)
+        self.center.copy_(invariants.mean(0))
+        self.width.copy_(invariants.std(0).clamp(min=1e-3))
+
+    def invariants(self, layers: Sequence[Float[Tensor, "atoms dim _"]]) -> Float[Tensor, "atoms invariants"]:
+        """Scalars and logarithms of the mean squares of l > 0, standardised."""
+        found = [x[:, 0] for x in layers]
+        for degree in range(1, self.lmax + 1):
+            block = slice(degree**2, (degree + 1) ** 2)
+            found += [(x[:, block].square().mean(1) + SMALLEST_SQUARE).log() for x in layers]
+        return (torch.cat(found, 1) - self.center) / self.width
 
     def set_typical(self, *, forces: float, energy: float, stress: float) -> None:
         """Set σ₀ of every species: of a force component in eV/Å, of an atomic energy in eV, of stress in eV/Å³.
@@ -138,7 +170,7 @@ class NoiseHeads(nn.Module):
         n_graphs: int,
     ) -> NoiseOutput:
         """Variances for features [N, (L+1)², C] of each layer; ``batch`` [N] is the graph of each atom."""
-        raw = self.network(torch.cat([x[:, 0] for x in layers], 1)).double()
+        raw = self.network(self.invariants(layers)).double()
         # with variances as exponentials the gradient of the likelihood is (1 − d²/σ²)/2 in every unit, where a
         # softplus would weight it by σ; the bound keeps the network from overflow, and saturates gently
         log_var = 2 * self.log_std.double()[species] + bounded(raw[:, : len(_ATOMIC), None]).squeeze(-1)

@@ -222,6 +222,8 @@ class LikelihoodConfig(Config):
     feedback: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Factor of the gradient from the deviations to the body of the network. 0: the body learns the mean only,
     and the heads read what it has learnt; 1 with ``balance: likelihood`` is the gradient of the likelihood."""
+    refit: bool = True
+    """After the training, fit the deviations anew to the errors of the final weights, which stay."""
     normalization: Literal["values", "structure"] = "values"
     """``values``: each term is a mean over its labels. ``structure``: all terms of a structure are added, the
     likelihood of a structure, as ``uncertainty.kind: ivon`` needs it."""

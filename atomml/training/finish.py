@@ -20,7 +20,7 @@ from atomml.training.deviations import calibrated
 from atomml.training.deviations_report import deviation_warnings, deviations_table
 from atomml.training.evaluation import Evaluation, evaluate
 from atomml.training.logs import read_jsonl
-from atomml.training.methods import with_uncertainty
+from atomml.training.methods import refit_deviations, with_uncertainty
 from atomml.training.mixture import mixture_json
 from atomml.training.report import metrics_table, write_run_report
 from atomml.training.state import Job, TrainState
@@ -43,6 +43,7 @@ def finish(job: Job, state: TrainState, data: TrainingData, say: Say) -> tuple[M
     """
     potential = cast(Potential, job.potential)
     use_final_weights(job, state)
+    refit_deviations(job, potential, data, say)
     model = with_uncertainty(job, potential, data, say)
     if not job.ranks.is_main:
         return model, {}
@@ -109,7 +110,7 @@ def use_final_weights(job: Job, state: TrainState) -> None:
         for p, name in job.names.items():
             p.copy_(final[name])
     loss, noise = job.config.loss, getattr(job.potential, "noise", None)
-    if isinstance(loss, LikelihoodConfig) and noise is not None:
+    if isinstance(loss, LikelihoodConfig) and noise is not None:  # before a new fit, which has no λ
         noise.untemper(energy=loss.lambda_energy, forces=loss.lambda_forces)
     job.potential.eval()
 

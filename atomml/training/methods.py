@@ -11,7 +11,9 @@ from torch_geometric.data import Data
 from atomml.errors import TrainingError
 from atomml.potentials import Potential
 from atomml.training.batches import greedy_batches, join
+from atomml.training.config import LikelihoodConfig
 from atomml.training.llpr import estimated_scales, fit_llpr
+from atomml.training.noise_fit import refit_noise
 from atomml.training.parts import Part, TrainingData
 from atomml.training.state import Job
 from atomml.training.swag import fit_swag, with_weights
@@ -28,10 +30,11 @@ from atomml.uncertainty.ivon import IVON
 from atomml.uncertainty.model_file import head_posterior
 from atomml.uncertainty.posterior import LastLayer, Members, Posterior
 
-__all__ = ["reference_part", "with_uncertainty"]
+__all__ = ["reference_part", "refit_deviations", "with_uncertainty"]
 
 Say = Callable[[object], None]
 FRAMES_FOR_SCALES = 30
+MOST_FRAMES_TO_REFIT, ATOMS_TO_REFIT = 5000, 256
 LINEAR = 1e-3
 """Change of the weights, relative to their size, within which a network is linear and float32 still resolves it."""
 
@@ -64,6 +67,26 @@ def with_uncertainty(
     return BayesianPotential(posterior)
 
 
+def refit_deviations(job: Job, potential: Potential, data: TrainingData, say: Say) -> None:
+    """Fit predicted deviations to the errors of the final weights, where the loss was their likelihood."""
+    loss = job.config.loss
+    if potential.noise is None or not isinstance(loss, LikelihoodConfig) or not loss.refit:
+        return
+    valid = None if data.valid is None else data.valid.sets().get(job.config.data.reference_set or "")
+    if valid is None and data.valid is not None:
+        valid = next(iter(data.valid.sets().values()))
+    refit_noise(
+        potential,
+        _batches(
+            job, reference_part(data, job.config.data.reference_set), MOST_FRAMES_TO_REFIT, ATOMS_TO_REFIT
+        ),
+        () if valid is None else _batches(job, valid, MOST_FRAMES_TO_REFIT, ATOMS_TO_REFIT),
+        stress=loss.stress > 0,
+        seed=job.config.seed,
+        say=say,
+    )
+
+
 def _heads(job: Job, potential: Potential, data: TrainingData) -> Posterior:
     posterior = head_posterior(potential)
     if not isinstance(posterior, LastLayer):
@@ -72,11 +95,12 @@ def _heads(job: Job, potential: Potential, data: TrainingData) -> Posterior:
 
 
 def _ivon(job: Job, potential: Potential, wanted: IVONConfig) -> Members:
-    """Samples of the variational posterior of the last step."""
+    """Samples of the variational posterior of the last step, of the body; the predicted deviations stay."""
     optimizer = job.optimizer
     if not isinstance(optimizer, IVON):
         raise TrainingError("The training was not done with IVON.", where="uncertainty.kind")
-    std = {job.names[p]: value for p, value in optimizer.posterior_std().items()}  # type: ignore[index]
+    each = ((job.names[p], value) for p, value in optimizer.posterior_std().items())  # type: ignore[index]
+    std = {name: value for name, value in each if name.startswith("body.")}
     return _samples(potential, std, wanted.samples, "ivon", job.config.seed)
 
 
@@ -131,7 +155,11 @@ def _samples(
 
 def _frames(job: Job, data: TrainingData, most: int | None) -> Iterator[Data]:
     """Batches of the training frames, or of at most ``most`` of them, evenly chosen from the reference set."""
-    part = reference_part(data, job.config.data.reference_set)
+    yield from _batches(job, reference_part(data, job.config.data.reference_set), most)
+
+
+def _batches(job: Job, part: Part, most: int | None, max_atoms: int | None = None) -> Iterator[Data]:
+    """Batches of some frames, of ``max_atoms``, or by default of the size of the training's."""
     chosen = np.arange(len(part))
     if most is not None:
         chosen = np.unique(np.linspace(0, len(part) - 1, most).astype(int)) if most else chosen[:0]
@@ -139,8 +167,8 @@ def _frames(job: Job, data: TrainingData, most: int | None) -> Iterator[Data]:
     limit = job.config.batch
     for group in greedy_batches(
         (graphs.shared(int(i)) for i in chosen),
-        batch_size=limit.batch_size,
-        max_atoms=limit.max_atoms,
+        batch_size=limit.batch_size if max_atoms is None else None,
+        max_atoms=max_atoms or limit.max_atoms,
         max_edges=limit.max_edges,
     ):
         yield join(group).to(job.ranks.device)

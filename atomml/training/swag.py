@@ -34,7 +34,7 @@ CYCLE_ENDS_AT = 0.01
 def fit_swag(
     job: Job, potential: Potential, data: TrainingData, wanted: SWAGConfig, say: Callable[[object], None]
 ) -> Members:
-    """Samples of the Gaussian fitted to the weights of ``wanted.epochs`` further epochs, in ``run_dir/swag``.
+    """Samples of the Gaussian fitted to the body's weights in ``wanted.epochs`` further epochs, in ``run_dir/swag``.
 
     A killed run goes on from the checkpoint there; its snapshots are files.
     """
@@ -98,5 +98,7 @@ def _snapshot(folder: Path, epoch: int) -> Path:
 
 def _save_snapshot(job: Job, state: TrainState, folder: Path) -> None:
     if job.ranks.is_main:
-        weights = {name: p.detach().cpu().contiguous() for p, name in job.names.items()}
+        weights = {
+            name: p.detach().cpu().contiguous() for p, name in job.names.items() if name.startswith("body.")
+        }
         replace_file(_snapshot(folder, state.epoch), save(weights))
