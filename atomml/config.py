@@ -118,7 +118,7 @@ def _without_tags(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
     for k, part in enumerate(loc):
         field = model.model_fields.get(str(loc[k - 1])) if k == 1 else None
         chooses = field is not None and len(_models_in(field.annotation)) > 1
-        if not (chooses and str(part) not in _field_names(model, loc[:k]) and k < len(loc) - 1):
+        if not (chooses and str(part) not in _field_names(model, loc[:k])):
             kept.append(str(part))
     return kept
 

@@ -81,7 +81,7 @@ def template_of(model: type[BaseModel]) -> str:
 
 def _walk(model: type[BaseModel], prefix: str, values: BaseModel | None) -> Iterator[Setting]:
     """Settings of ``model``; a default instance of the group, ``values``, overrides the defaults."""
-    for name, field in model.model_fields.items():
+    for name, field in sorted(model.model_fields.items(), key=lambda item: item[0] != "kind"):
         required = values is None and field.is_required()
         own = field.get_default(call_default_factory=True)
         default = own if values is None else getattr(values, name)
