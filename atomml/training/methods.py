@@ -68,9 +68,14 @@ def with_uncertainty(
 
 
 def refit_deviations(job: Job, potential: Potential, data: TrainingData, say: Say) -> None:
-    """Fit predicted deviations to the errors of the final weights, where the loss was their likelihood."""
-    loss = job.config.loss
-    if potential.noise is None or not isinstance(loss, LikelihoodConfig) or not loss.refit:
+    """Fit predicted deviations to the errors of the final weights, where the loss was their likelihood.
+
+    Those with a frozen parameter stay as they are.
+    """
+    loss, noise = job.config.loss, potential.noise
+    if noise is None or not isinstance(loss, LikelihoodConfig) or not loss.refit:
+        return
+    if not all(p.requires_grad for p in noise.parameters()):
         return
     valid = None if data.valid is None else data.valid.sets().get(job.config.data.reference_set or "")
     if valid is None and data.valid is not None:

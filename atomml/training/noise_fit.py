@@ -45,6 +45,7 @@ def refit_noise(
     stress: bool,
     seed: int,
     say: Callable[[object], None],
+    steps: int = STEPS,
 ) -> None:
     """Fit ``potential.noise`` to the errors on the training frames, if that is better on the validation frames.
 
@@ -55,6 +56,7 @@ def refit_noise(
         stress: whether stresses are labels.
         seed: of the new weights and the order of the batches.
         say: prints.
+        steps: of Adam, at least `LEAST_EPOCHS` and at most `MOST_EPOCHS` passes over the batches.
     """
     noise = cast(NoiseHeads, potential.noise)
     batches = [_collected(potential, graph, stress) for graph in train]
@@ -66,7 +68,8 @@ def refit_noise(
         torch.manual_seed(seed)
         noise.reset()
         noise.standardise([torch.cat(parts) for parts in zip(*(b.layers for b in batches), strict=True)])
-        _maximise(noise, batches, np.random.default_rng(seed))
+        noise.set_typical(**_typical(batches, noise.energy))
+        _maximise(noise, batches, steps, np.random.default_rng(seed))
     after = _mean_nll(noise, held_out)
     if held_out and not after < before:
         noise.load_state_dict(old)
@@ -96,11 +99,26 @@ def _collected(potential: Potential, graph: Data, stress: bool) -> _Batch:
     return _Batch(layers, potential.species_of_z[graph.z], graph.batch, graph.num_graphs, shaped)
 
 
-def _maximise(noise: NoiseHeads, batches: list[_Batch], rng: np.random.Generator) -> None:
+def _typical(batches: list[_Batch], energy: str) -> dict[str, float]:
+    """RMS errors: of forces, of energies (divided by √N where atomic variances add up) and of stress."""
+    squares: dict[str, list[float]] = {name: [0.0, 0.0] for name in ("forces", "energy", "stress")}
+    for batch in batches:
+        for name, (error, mask) in batch.errors.items():
+            square = error.square()
+            if name == "energy" and energy == "sum":
+                square = square / torch.bincount(batch.owner, minlength=batch.graphs)
+            known = square.flatten(1).mean(1)[mask] if square.ndim > 1 else square[mask]
+            squares[name][0] += float(known.sum())
+            squares[name][1] += len(known)
+    rms = {name: math.sqrt(total / count) if count else 0.0 for name, (total, count) in squares.items()}
+    return {name: value if value > 0 else 1.0 for name, value in rms.items()}
+
+
+def _maximise(noise: NoiseHeads, batches: list[_Batch], steps: int, rng: np.random.Generator) -> None:
     """Adam with a cosine rate over the batches in random order."""
     parameters = [p for p in noise.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=RATE)
-    epochs = min(max(-(-STEPS // len(batches)), LEAST_EPOCHS), MOST_EPOCHS)
+    epochs = min(max(-(-steps // len(batches)), LEAST_EPOCHS), MOST_EPOCHS)
     for epoch in range(epochs):
         optimizer.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
         for k in rng.permutation(len(batches)):
@@ -133,4 +151,4 @@ def _mean_nll(noise: NoiseHeads, batches: list[_Batch]) -> float:
             total = sums.setdefault(k, [0.0, 0.0])
             total[0] += float(values.sum())
             total[1] += float(mask.sum())
-    return sum(total / max(count, 1.0) for total, count in sums.values())
+    return float(sum(total / max(count, 1.0) for total, count in sums.values()))

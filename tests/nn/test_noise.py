@@ -199,7 +199,7 @@ def test_deviations_stay_within_their_range_for_features_out_of_range():
     noise = evaluate(make_heads(), [1e6 * x for x in draw_layers()])
     assert all(torch.isfinite(x).all() for x in [*noise.forces, noise.energy_var, noise.stress_var])
     relative = (noise.energies_var / (0.2 * 1.5) ** 2).log()
-    assert relative.abs().max() <= 5
+    assert relative.abs().max() < 5.001
     identity = torch.eye(3, dtype=torch.float64).expand(7, 3, 3)
     torch.testing.assert_close(noise.forces.covariance @ noise.forces.precision, identity, rtol=0, atol=1e-10)
 

@@ -181,6 +181,20 @@ def test_a_model_with_noise_is_finetuned_by_its_likelihood(plain, models):
     assert entry_of(result.run_dir)["method"] == "heads"
 
 
+def test_frozen_noise_stays_as_it_is(plain, models):
+    refit = NLL | {"refit": True}
+    before = load_file(models["noisy"])
+    config = finetuning(plain, loss=refit, freeze=["noise.log_std"], uncertainty={"kind": "heads"})
+    after = load_file(finetune(models["noisy"], config, quiet=True).run_dir / "model.safetensors")
+    for name in ("weights.noise.log_std", "weights.noise.center", "weights.noise.width"):
+        assert torch.equal(before[name], after[name])
+    whole = finetuning(plain, loss=refit, freeze=["noise.*"], uncertainty={"kind": "heads"})
+    after = load_file(
+        finetune(models["noisy"], whole, quiet=True, overwrite=True).run_dir / "model.safetensors"
+    )
+    assert all(torch.equal(before[name], after[name]) for name in before if ".noise." in name)
+
+
 def test_frozen_parameters_are_no_part_of_a_laplace_approximation(plain, models):
     config = finetuning(
         plain, freeze=["body.embedding"], uncertainty={"kind": "laplace_diagonal", "samples": 2}
