@@ -24,8 +24,8 @@ class Prediction:
         energy_std, energies_std, forces_std, stress_std: one standard deviation, shape and unit of the quantity.
         forces_cov: [N, 3, 3] covariance of each atom's force in (eV/Å)².
         energy_std_epistemic, energy_std_aleatoric: parts of ``energy_std``: what more data would remove (members
-            disagree), and what the network expects of any label; their squares add up.
-        forces_cov_epistemic, forces_cov_aleatoric: likewise parts of ``forces_cov``.
+            disagree), and what the network expects of any label; their squares add up. Likewise for
+            ``energies_std``, ``stress_std`` and, as covariances, ``forces_cov``.
         energy_members, forces_members, stress_members: [M], [M, N, 3] and [M, 6] of each member, when asked for.
         calibration: id of the calibration in the deviations; None: they are as the method gives them.
     """
@@ -41,6 +41,10 @@ class Prediction:
     forces_cov: Array | None = None
     energy_std_epistemic: float | None = None
     energy_std_aleatoric: float | None = None
+    energies_std_epistemic: Array | None = None
+    energies_std_aleatoric: Array | None = None
+    stress_std_epistemic: Array | None = None
+    stress_std_aleatoric: Array | None = None
     forces_cov_epistemic: Array | None = None
     forces_cov_aleatoric: Array | None = None
     energy_members: Array | None = None

@@ -20,8 +20,10 @@ __all__ = ["Predictor", "deviations_of", "voigt"]
 
 Array = Float[ndarray, "..."]
 
-PER_ATOM = ("energies_std", "forces_std", "forces_cov", "forces_cov_epistemic", "forces_cov_aleatoric")
-PER_STRUCTURE = ("energy_std", "energy_std_epistemic", "energy_std_aleatoric")
+SUFFIXES = ("", "_epistemic", "_aleatoric")
+PER_ATOM = ("forces_std", *(f"{name}{end}" for name in ("energies_std", "forces_cov") for end in SUFFIXES))
+PER_STRUCTURE = tuple(f"energy_std{end}" for end in SUFFIXES)
+STRESS = tuple(f"stress_std{end}" for end in SUFFIXES)
 
 
 class Predictor(nn.Module):
@@ -101,8 +103,8 @@ def deviations_of(
         for name in PER_ATOM
         if name in arrays and (forces or not name.startswith("forces"))
     }
-    if volume and "stress_std" in arrays:
-        found["stress_std"] = voigt(arrays["stress_std"][k])
+    if volume:
+        found |= {name: voigt(arrays[name][k]) for name in STRESS if name in arrays}
     if "energy_members" in arrays and "energy_std" in arrays:
         found["energy_members"] = arrays["energy_members"][k]
         if forces and "forces_members" in arrays:

@@ -142,9 +142,8 @@ class BayesianPotential(Predictor):
 
         Returns:
             As `Potential.forward`, and ``energy_std`` [B], ``energies_std`` [N], ``forces_cov`` [N, 3, 3],
-            ``forces_std`` [N, 3], ``stress_std`` [B, 3, 3] by component, with the parts ``energy_std_epistemic``,
-            ``energy_std_aleatoric``, ``forces_cov_epistemic``, ``forces_cov_aleatoric``, ``stress_std_epistemic``
-            (before β² is added).
+            ``forces_std`` [N, 3], ``stress_std`` [B, 3, 3] by component; all but ``forces_std`` also as
+            ``*_epistemic`` and ``*_aleatoric``, whose squares (covariances themselves) add up before β² is added.
 
         Raises:
             UnsupportedError: ``create_graph``; an element the model does not know.
@@ -182,7 +181,11 @@ class BayesianPotential(Predictor):
             "energy_std_aleatoric": alpha * aleatoric.sqrt(),
         }
         epistemic, aleatoric = self._both("energy", raw, "energies_var_epistemic", raw.get("energies_var"))
-        out["energies_std"] = (alpha**2 * (epistemic + aleatoric) + beta**2).sqrt()
+        out |= {
+            "energies_std": (alpha**2 * (epistemic + aleatoric) + beta**2).sqrt(),
+            "energies_std_epistemic": alpha * epistemic.sqrt(),
+            "energies_std_aleatoric": alpha * aleatoric.sqrt(),
+        }
         if "forces" in raw:
             alpha, beta = (x[..., None, None] for x in self._factors("forces", graph))
             epistemic, aleatoric = self._both("forces", raw, "forces_cov_epistemic", raw.get("forces_cov"))
@@ -203,6 +206,7 @@ class BayesianPotential(Predictor):
             std = (alpha**2 * (epistemic + aleatoric) + floor).sqrt()
             out["stress_std"] = torch.where(defined, std, torch.nan)
             out["stress_std_epistemic"] = torch.where(defined, alpha * epistemic.sqrt(), torch.nan)
+            out["stress_std_aleatoric"] = torch.where(defined, alpha * aleatoric.sqrt(), torch.nan)
         return out
 
     def _both(
