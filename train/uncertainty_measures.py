@@ -35,8 +35,8 @@ KEPT = frozenset(
 def mixture_of(members: Sequence[Arrays]) -> dict[str, ndarray]:
     """Predictions of a deep ensemble from those of its members.
 
-    μ = mean_m μ_m; variance = mean_m σ_m² + mean_m (μ_m − μ)², for forces as matrices; σ_m = 0 of members that
-    predict no deviations.
+    What `atomml.uncertainty.posterior.Members` computes: μ = mean_m μ_m; variance = mean_m σ_m² + mean_m (μ_m − μ)²,
+    for forces as matrices, the second one rounded; σ_m = 0 of members that predict no deviations.
     """
     out = {key: value for key, value in members[0].items() if key not in QUANTITIES}
     mean = {name: np.mean([m[name] for m in members], axis=0) for name in QUANTITIES}
@@ -46,6 +46,8 @@ def mixture_of(members: Sequence[Arrays]) -> dict[str, ndarray]:
         for name, like, power in (("energy_std", "energy", 2), ("stress_std", "stress", 2))
     }
     cov = np.einsum("mni,mnj->nij", centred["forces"], centred["forces"]) / len(members)
+    weight = 3 / (len(members) + 3)
+    cov = (1 - weight) * cov + weight * np.trace(cov, axis1=1, axis2=2)[:, None, None] / 3 * np.eye(3)
     w = 3 / (len(members) + 3)  # as `atomml.uncertainty.posterior.Members` draws it towards a sphere
     cov = (1 - w) * cov + w * np.trace(cov, axis1=1, axis2=2)[:, None, None] / 3 * np.eye(3)
     spread = (centred["energy"] ** 2).mean(0)

@@ -10,16 +10,13 @@ from ase.data import chemical_symbols
 
 from atomml.errors import DataError
 from atomml.shapes import Bool, Float64, Int64, ndarray
-from atomml.uncertainty.calibration import Residuals
+from atomml.uncertainty.calibration import Residuals, measures_of
 from atomml.uncertainty.calibration.calibration import Quantity
 from atomml.uncertainty.calibration.residuals import Labelled
 from atomml.uncertainty.metrics import (
     coverage,
     ellipsoid_probability,
-    energy_measures,
-    force_measures,
     ood_measures,
-    scalar_measures,
     sharpness,
     vector_magnitudes,
 )
@@ -143,7 +140,7 @@ def deviation_measures(arrays: Mapping[str, ndarray]) -> Measured:
         if part is None:
             continue
         try:
-            measures[name] = _measures(name, part)
+            measures[name] = measures_of(name, part)
             if name == "forces":
                 elements = _by_element(part)
         except DataError as error:
@@ -181,15 +178,6 @@ def tell_apart(known: Mapping[str, ndarray], unusual: Mapping[str, ndarray]) -> 
     """
     other = ood_scores(unusual)
     return {name: ood_measures(score, other[name]) for name, score in ood_scores(known).items()}
-
-
-def _measures(name: str, part: Labelled) -> dict[str, float]:
-    if name == "forces":
-        return force_measures(part.error, part.spread)
-    if name == "stress":
-        return scalar_measures(part.error, part.spread)
-    root = np.sqrt(part.groups)
-    return energy_measures(part.error * root, part.spread * root, part.groups)
 
 
 def _by_element(part: Labelled) -> dict[str, dict[str, float]]:

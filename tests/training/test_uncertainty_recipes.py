@@ -15,8 +15,14 @@ from atomml.datasets import FrameStore, load_frames, tag_values
 from atomml.errors import DataError
 from atomml.training.config import TrainConfig
 from atomml.training.data import load_training_data
+from atomml.training.deviations import calibrated
+from atomml.training.evaluation import evaluate
+from atomml.uncertainty.bayesian import BayesianPotential
 from atomml.uncertainty.calibration import Scale
+from atomml.uncertainty.model_file import head_posterior
+from atomml.uncertainty.posterior import Members
 from tests.conftest import ROOT
+from tests.training.uncertain import potential, scattered, structures
 
 TRAIN = ROOT / "train"
 
@@ -92,21 +98,24 @@ def test_no_trajectory_of_the_halides_is_in_two_parts(scripts):
     assert len(np.unique(frames.others["trajectory"])) == 12
 
 
-def test_an_ensemble_has_the_mean_and_the_spread_of_its_members(scripts):
-    rng = np.random.default_rng(0)
-    sizes = [2, 3]
-    members = [arrays_of(rng, sizes) for _ in range(3)]
-    for m in members:
-        m["energy"], m["forces"] = rng.normal(size=2), rng.normal(size=(5, 3))
-    both = scripts.measures.mixture_of(members)
-    energies = np.stack([m["energy"] for m in members])
-    noise = np.mean([m["energy_std"] ** 2 for m in members], axis=0)
-    assert both["energy_std"] ** 2 == pytest.approx(energies.var(0) + noise)
-    forces = np.stack([m["forces"][1] for m in members])
-    noise = np.mean([m["forces_cov"][1] for m in members], axis=0)
-    assert both["forces_cov"][1] == pytest.approx(np.cov(forces.T, bias=True) + noise)
-    plain = [{k: v for k, v in m.items() if "std" not in k and "cov" not in k} for m in members]
-    assert scripts.measures.mixture_of(plain)["energy_std"] == pytest.approx(energies.std(0))
+@pytest.mark.parametrize("noise", [None, {"forces": "outer"}])
+@pytest.mark.parametrize("method", ["affine", "nll"])
+def test_ensembles_and_calibrations_from_arrays_are_those_of_the_library(scripts, noise, method):
+    members = [potential(seed, noise=noise) for seed in range(5)]
+    model = BayesianPotential(Members(members)).eval()
+    store = scattered(model, structures(30), factor=2.0)
+    single = [m if noise is None else BayesianPotential(head_posterior(m)) for m in members]
+    arrays = scripts.measures.mixture_of([evaluate(m, store).arrays() for m in single])
+    assert_same(arrays, evaluate(model, store).arrays())
+    fitted = scripts.measures.calibration_of(arrays, method)
+    library = evaluate(calibrated(model, store, method=method), store)
+    assert_same(scripts.measures.scaled(arrays, fitted), library.arrays())
+    assert scripts.measures.measured(library.arrays())["forces"]["ce"] == library.deviations["forces"]["ce"]
+
+
+def assert_same(found, expected):
+    for name in ("energy", "forces", "stress", "energy_std", "forces_cov", "stress_std"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-4, nan_ok=True), name
 
 
 def test_a_group_is_calibrated_on_the_others_only(scripts):

@@ -10,7 +10,7 @@ from atomml.uncertainty.calibration.conformal import (
     fewest_values,
     group_quantiles,
 )
-from atomml.uncertainty.calibration.fit import fit_calibration
+from atomml.uncertainty.calibration.fit import fit_calibration, measures_of
 from atomml.uncertainty.calibration.isotonic import (
     IsotonicMap,
     calibrated_interval,
@@ -54,6 +54,7 @@ __all__ = [
     "fit_scale",
     "group_quantiles",
     "group_scales",
+    "measures_of",
     "nll_scale",
     "robust_scale",
     "scaled_cov",

@@ -26,7 +26,7 @@ from atomml.uncertainty.calibration.scale import (
 from atomml.uncertainty.metrics.calibration import ellipsoid_probability, pit
 from atomml.uncertainty.metrics.report import energy_measures, force_measures, scalar_measures
 
-__all__ = ["FEWEST_FRAMES", "fit_calibration"]
+__all__ = ["FEWEST_FRAMES", "fit_calibration", "measures_of"]
 
 FEWEST_FRAMES = 20
 LEVELS = (0.5, 0.68, 0.9, 0.95)
@@ -88,7 +88,7 @@ def _fit_quantity(
     name: Quantity, part: Labelled, method: str, by_element: bool, notes: list[str]
 ) -> QuantityCalibration:
     if part.missing:
-        notes.append(f"{name}: {part.missing} without a label left out")
+        notes.append(f"{name}: {part.missing} without a usable label left out")
     scale = fit_scale(part.error, part.spread, method)
     if scale.alpha == 0:
         notes.append(f"{name}: the deviations say nothing about the errors; a constant describes them better")
@@ -109,7 +109,7 @@ def _fit_quantity(
         count=len(part.error),
         frames=part.frames,
         before=_before(name, part, notes),
-        after=_measures(name, after),
+        after=measures_of(name, after),
     )
 
 
@@ -128,13 +128,14 @@ def _note_rare_elements(numbers: ndarray, scales: Mapping[int, Scale], notes: li
 def _before(name: Quantity, part: Labelled, notes: list[str]) -> dict[str, float]:
     """Measures of what the model said; none if it stated deviations of zero, which only ``affine`` can mend."""
     try:
-        return _measures(name, part)
+        return measures_of(name, part)
     except DataError as error:
         notes.append(f"{name}: no measures before: {error.what}")
         return {}
 
 
-def _measures(name: Quantity, part: Labelled) -> dict[str, float]:
+def measures_of(name: Quantity, part: Labelled) -> dict[str, float]:
+    """`energy_measures`, `force_measures` or `scalar_measures` of what `Residuals.labelled` gives."""
     if name == "forces":
         return force_measures(part.error, part.spread)
     if name == "stress":

@@ -116,8 +116,8 @@ def test_missing_labels_are_counted_in_the_notes(rng):
     residuals.forces_error[:3, 1] = np.nan
     calibration = fit_calibration(residuals)
     assert calibration.quantities["energy"].count == 193
-    assert "energy: 7 without a label left out" in calibration.notes
-    assert "forces: 3 without a label left out" in calibration.notes
+    assert "energy: 7 without a usable label left out" in calibration.notes
+    assert "forces: 3 without a usable label left out" in calibration.notes
 
 
 def test_what_cannot_be_calibrated_is_named_and_keeps_its_deviations(rng):
