@@ -46,8 +46,6 @@ def mixture_of(members: Sequence[Arrays]) -> dict[str, ndarray]:
         for name, like, power in (("energy_std", "energy", 2), ("stress_std", "stress", 2))
     }
     cov = np.einsum("mni,mnj->nij", centred["forces"], centred["forces"]) / len(members)
-    weight = 3 / (len(members) + 3)
-    cov = (1 - weight) * cov + weight * np.trace(cov, axis1=1, axis2=2)[:, None, None] / 3 * np.eye(3)
     w = 3 / (len(members) + 3)  # as `atomml.uncertainty.posterior.Members` draws it towards a sphere
     cov = (1 - w) * cov + w * np.trace(cov, axis1=1, axis2=2)[:, None, None] / 3 * np.eye(3)
     spread = (centred["energy"] ** 2).mean(0)

@@ -115,7 +115,7 @@ def test_ensembles_and_calibrations_from_arrays_are_those_of_the_library(scripts
 
 def assert_same(found, expected):
     for name in ("energy", "forces", "stress", "energy_std", "forces_cov", "stress_std"):
-        assert found[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-4, nan_ok=True), name
+        assert found[name] == pytest.approx(expected[name], rel=1e-6, abs=1e-9, nan_ok=True), name
 
 
 def test_a_group_is_calibrated_on_the_others_only(scripts):
