@@ -107,16 +107,44 @@ def table_of(
     titles = {key: title for key, title in titles.items() if any(key in row for row in rows.values())}
     body = []
     for method, row in rows.items():
-        cells = [f"{_number(row[k][0])} ± {_number(row[k][1])}" if k in row else "–" for k in titles]
+        cells = [_pair(*row[k]) if k in row else "–" for k in titles]
         if cost:
             cells.append(f"{cost[method]['times']:.1f}" if method in cost else "–")
         body.append([method, *cells])
     return markdown_table(["method", *titles.values(), *(["time"] if cost else [])], body)
 
 
+def short_table(summary: Mapping[str, Any], cost: Mapping[str, Any]) -> str:
+    """Accuracy, NLL, calibration errors, best AUROC of each set and cost; what a reader looks for first."""
+    known = summary["likelihood"]["id"]
+    rows = {}
+    for method, row in known.items():
+        fractions = summary["fractions"]["id"][method]
+        keys = ("energy", "forces", "nll_energy", "nll_forces", "ace_energy", "ce_forces")
+        found = {k: (fractions if "ce_" in k and k in fractions else row).get(k) for k in keys}
+        rows[method] = {k: value for k, value in found.items() if value is not None}
+        for name, detected in summary["detection"].items():
+            each = [v for k, v in detected[method].items() if k.startswith("AUROC") and "calibrated" in k]
+            if each:
+                rows[method][f"AUROC {name}"] = max(each)
+    titles = {
+        k: SUMMED[k] for k in ("energy", "forces", "nll_energy", "nll_forces", "ace_energy", "ce_forces")
+    }
+    return table_of(rows, titles | {f"AUROC {name}": f"AUROC {name}" for name in summary["detection"]}, cost)
+
+
 def tables_of(summary: Mapping[str, Any], cost: Mapping[str, Any]) -> str:
     """All tables as Markdown."""
-    text = []
+    text = [
+        "## Summary",
+        "",
+        "In distribution: errors, NLL calibrated by likelihood, calibration errors (CE) calibrated by",
+    ]
+    text += [
+        "fractions; the better AUROC of σ_E/N and max σ_F; time of a prediction over that of the plain model.",
+        "",
+    ]
+    text += [short_table(summary, cost), ""]
     for which, title in CALIBRATIONS.items():
         rows = {m: row for m, row in summary[which]["id"].items() if which == "likelihood" or len(row) > 2}
         text += [f"## In distribution, {title}", ""]
@@ -200,7 +228,17 @@ def figure_of(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) 
 
 
 def _number(x: float) -> str:
-    """Two significant digits after the leading ones, without exponents where they are short."""
+    """Three digits, with an exponent where the number is very small or large."""
     if x == 0 or 1e-2 <= abs(x) < 1e4:
         return f"{x:.3f}" if abs(x) < 1 else f"{x:.2f}" if abs(x) < 10 else f"{x:.1f}"
     return f"{x:.1e}"
+
+
+def _pair(mean: float, deviation: float) -> str:
+    """Mean ± deviation, both with the digits that the deviation leaves meaningful."""
+    if deviation == 0:
+        return _number(mean)
+    digits = min(max(1 - int(np.floor(np.log10(deviation))), 0), 5)
+    if abs(mean) >= 1e4:
+        return f"{mean:.1e} ± {deviation:.0e}"
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
