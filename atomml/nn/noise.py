@@ -131,7 +131,7 @@ class NoiseHeads(nn.Module):
         self.width.fill_(1.0)
         invariants = self.invariants(layers)
         self.center.copy_(invariants.mean(0))
-        self.width.copy_(invariants.std(0).clamp(min=1e-3))
+        self.width.copy_(invariants.std(0, correction=0).clamp(min=1e-3))
 
     def invariants(self, layers: Sequence[Float[Tensor, "atoms dim _"]]) -> Float[Tensor, "atoms invariants"]:
         """Scalars and logarithms of the mean squares of l > 0, standardised."""

@@ -411,6 +411,10 @@ def missing_deviations(config: RunConfig, model: ModelConfig) -> str | None:
     if not isinstance(model, HeadsConfig):
         needed["uncertainty.kind llpr"] = kind == "llpr"
         missing = f"a model of kind tdn or race, not {model.kind}"
+    elif model.heads > 1 and kind not in (None, "heads"):
+        return (
+            f"uncertainty.kind {kind} would lose the spread of model.heads: {model.heads}; use one of the two"
+        )
     elif model.noise is None and model.heads == 1:
         missing = "deviations: give model.noise, or model.heads > 1"
     else:

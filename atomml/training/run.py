@@ -33,7 +33,6 @@ from atomml.training.start import resumed, started
 from atomml.training.swag import SWAG
 from atomml.uncertainty.bayesian import BayesianPotential
 from atomml.uncertainty.config import EnsembleConfig
-from atomml.uncertainty.model_file import load_model
 
 __all__ = [
     "Build",
@@ -227,20 +226,24 @@ def _run_ensemble(
             where=str(run_dir),
             fix="choose another run_dir",
         )
+    with distributed_from_env(config.device) as ranks:
+        if ranks.world_size > 1:
+            raise ConfigError(
+                "An ensemble trains its members on one process.",
+                where="uncertainty.kind",
+                fix="start it without torchrun, or train the members as runs of their own",
+            )
     if not resume:
-        with distributed_from_env(config.device) as ranks:
-            if ranks.is_main:
-                prepare_run_dir(run_dir, overwrite=overwrite, resume=False)
-                replace_file(run_dir / "config.yaml", b"# the ensemble is not complete yet\n")
+        prepare_run_dir(run_dir, overwrite=overwrite, resume=False)
+        replace_file(run_dir / "config.yaml", b"# the ensemble is not complete yet\n")
     for member in member_configs(config):
         if not is_finished(member):
             run(member, build, base=base, resume=True, quiet=quiet, origin=origin)
-    with distributed_from_env(config.device) as ranks:
-        console = Console(stderr=True) if ranks.is_main and not quiet else None
-        say: Say = _silent if console is None else lambda item: console.print(item, highlight=False)
-        data = load_training_data(config.data, config.loss, base)
-        model, metrics = assemble(config, data, origin, say) if ranks.is_main else (None, {})
-    return TrainResult(run_dir, metrics, model or load_model(run_dir / "model.safetensors"))
+    console = None if quiet else Console(stderr=True)
+    say: Say = _silent if console is None else lambda item: console.print(item, highlight=False)
+    data = load_training_data(config.data, config.loss, base)
+    model, metrics = assemble(config, data, origin, say)
+    return TrainResult(run_dir, metrics, model)
 
 
 def prepare_run_dir(run_dir: Path, *, overwrite: bool, resume: bool) -> None:

@@ -66,7 +66,11 @@ class SWAGConfig(_MethodConfig):
 
 
 class IVONConfig(_MethodConfig):
-    """Variational Gaussian over all weights, learned in place of Adam; needs ``loss.normalization: structure``."""
+    """Variational Gaussian over all weights, learned in place of Adam; needs ``loss.normalization: structure``.
+
+    With ``loss.balance: likelihood``, ``beta: 0``, ``feedback: 1`` and ``warmup: 0`` it approximates the Bayesian
+    posterior for a Gaussian likelihood, otherwise one for the loss that is minimised (a generalised posterior).
+    """
 
     kind: Literal["ivon"] = "ivon"
     """Which method."""

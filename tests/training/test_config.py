@@ -174,3 +174,16 @@ def test_the_kind_stands_first():
 def test_resolved_uncertainty_gives_the_same_configuration():
     config = parse(**IVON)
     assert TrainConfig.model_validate(config.resolved()) == config
+
+
+@pytest.mark.parametrize("kind", ["ensemble", "swag", "llpr", "laplace_diagonal"])
+def test_another_method_would_lose_the_spread_of_several_heads(kind):
+    settings = {
+        "run_dir": "runs/x",
+        "data": {"train": "x.xyz"},
+        "model": {"kind": "tdn", "heads": 4},
+        "epochs": 1,
+        "uncertainty": {"kind": kind},
+    }
+    with pytest.raises(ConfigError, match="would lose the spread"):
+        parse_config(TrainConfig, settings, where="test")
