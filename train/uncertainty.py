@@ -1,9 +1,9 @@
 """Methods of uncertainty compared: accuracy, calibration, detection of other structures, and cost.
 
     python train/uncertainty.py ethanol   [--seeds 0 1 2 3 4] [--methods jef mse ...] [--runs DIR] [--out FILE]
-    python train/uncertainty.py li_halide ...
+    python train/uncertainty.py li_halide|3bpa|mlearn ...
 
-For every seed the recipe ``uncertainty_ethanol.yaml`` or ``uncertainty_li_halide.yaml`` is trained, with predicted
+For every seed the recipe ``uncertainty_DATA.yaml`` is trained, with predicted
 deviations ("jef") and without ("mse"); the methods that follow a training share it. Deep ensembles leave out one
 seed each. Deviations are calibrated on held-out frames and measured on others: in distribution, and on structures
 from elsewhere. What is finished is not repeated, and FILE (.json, with .md and .png beside it) is written after
@@ -45,7 +45,8 @@ from atomml.uncertainty.model_file import load_model
 from atomml.uncertainty.posterior import Members
 
 HERE = Path(__file__).parent
-DATA = ("ethanol", "li_halide")
+DATA = ("ethanol", "li_halide", "3bpa", "mlearn")
+IVON_RATE = 0.005
 
 
 class Method(NamedTuple):
@@ -80,7 +81,7 @@ METHODS = {
     "mse llpr, estimated forces": Method("mse", {"kind": "llpr"}, noise=False),
     "shallow ensemble": Method("shallow", {"kind": "heads"}, exact=True, noise=False),
     "jef swag": Method("jef", {"kind": "swag", "epochs": 12, "rank": 12}),
-    "ivon": Method("ivon", {"kind": "ivon"}),
+    "ivon": Method("ivon", {"kind": "ivon", "std_init": 0.003}),
     "mse laplace": Method("mse", {"kind": "laplace_diagonal"}, noise=False),
 }
 ENSEMBLES = {"jef ensemble": Method("jef", None), "mse ensemble": Method("mse", None, noise=False)}
@@ -116,7 +117,9 @@ def settings_of(data: str, method: str, seed: int, run_dir: Path) -> TrainConfig
     elif training == "shallow":
         changes["model"] = recipe["model"] | {"noise": None, "heads": 16}
     elif training == "ivon":
-        changes |= {"loss": recipe["loss"] | {"normalization": "structure"}, "ema": 0.0, "clip_norm": None}
+        # only the likelihood of whole structures makes the Gaussian over the weights a posterior
+        loss = recipe["loss"] | {"normalization": "structure", "balance": "likelihood", "beta": 0.0}
+        changes |= {"loss": loss, "ema": 0.0, "clip_norm": None, "optimizer": {"lr": IVON_RATE}}
     return parse_config(TrainConfig, recipe | changes, where=str(path))
 
 
@@ -147,6 +150,10 @@ def frames_of(data: str) -> Frames:
             "Li3YBr6": (store, rows_where(store, f"{warm} and {family}")[::2]),
         }
         return Frames(sets, {"trajectory": tag_values(store, "traj")[held]})
+    if data in ("3bpa", "mlearn"):
+        groups = ("Surface", "Vacancy") if data == "mlearn" else ()
+        sets = {"id": (store, held)} | {name: (store, rows_where(store, f"group == {name}")) for name in groups}
+        return Frames(sets, {"the other half": np.random.default_rng(0).permutation(len(held)) % 2})
     folder = Path(str(settings.data.train)).parent
     usual = tag_values(store, "OH_dist")
     test, mixed, removal, dimers = (
