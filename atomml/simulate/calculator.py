@@ -92,7 +92,7 @@ class Calculator(AseCalculator):
         self.implemented_properties = [*base, *found]
         self.evaluations = 0
         self._uncertain = bool(getattr(given, "deviations", ()))
-        self._options = {name: True for name, on in (("exact", exact), ("members", members)) if on}
+        self._options = {"exact": exact, "members": members} if found else {}
         self._neighbors = SkinnedNeighbors(self.potential.cutoff, skin)
 
     def _get_name(self) -> str:

@@ -85,6 +85,6 @@ def test_bad_requests_are_refused(model, tmp_path):
     with pytest.raises(ConfigError, match="replace its source"):
         run("compile", model, model)
     paper = save_model(make_paper_potential(layers=1), tmp_path / "paper.safetensors")
-    with pytest.raises(UnsupportedError, match="attention"):
+    with pytest.raises(UnsupportedError, match="only the conservative"):
         run("compile", paper, out)
     assert not out.exists()

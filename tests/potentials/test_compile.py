@@ -104,7 +104,7 @@ def test_errors_are_measured_on_the_structures_that_are_given(source):
 
 
 def test_networks_that_cannot_be_tabulated_are_refused(compiled):
-    with pytest.raises(UnsupportedError, match="tdn_paper cannot be compiled: attention"):
+    with pytest.raises(UnsupportedError, match="tdn_paper cannot be compiled: only the conservative"):
         compile_potential(make_paper_potential(layers=1))
     with pytest.raises(UnsupportedError, match="compiled already"):
         compile_potential(compiled)

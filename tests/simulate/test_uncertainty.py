@@ -182,7 +182,10 @@ def test_members_are_given_when_asked_for(method, salt):
     assert results["stress_members"].shape == (3, 6)
     for name in ("energy", "forces", "stress"):
         np.testing.assert_allclose(results[f"{name}_members"].mean(0), results[name], atol=1e-8)
-        np.testing.assert_allclose(results[f"{name}_members"].std(0), results[f"{name}_std"], atol=1e-8)
+        if name != "forces" or method == "heads":  # of a few members Σ is drawn towards a sphere
+            np.testing.assert_allclose(results[f"{name}_members"].std(0), results[f"{name}_std"], atol=1e-8)
+    spread = np.square(results["forces_members"].std(0)).sum(1)
+    np.testing.assert_allclose(spread, np.trace(results["forces_cov"], axis1=1, axis2=2), atol=1e-10)
     salt.calc = Calculator(uncertain(method))
     with pytest.raises(MissingDeviationError, match="members=True"):
         salt.calc.get_property("forces_members", salt)
