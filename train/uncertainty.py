@@ -152,7 +152,9 @@ def frames_of(data: str) -> Frames:
         return Frames(sets, {"trajectory": tag_values(store, "traj")[held]})
     if data in ("3bpa", "mlearn"):
         groups = ("Surface", "Vacancy") if data == "mlearn" else ()
-        sets = {"id": (store, held)} | {name: (store, rows_where(store, f"group == {name}")) for name in groups}
+        sets = {"id": (store, held)} | {
+            name: (store, rows_where(store, f"group == {name}")) for name in groups
+        }
         return Frames(sets, {"the other half": np.random.default_rng(0).permutation(len(held)) % 2})
     folder = Path(str(settings.data.train)).parent
     usual = tag_values(store, "OH_dist")
