@@ -234,3 +234,23 @@ def test_nothing_is_chosen_from_the_test(scripts):
     assert not set(after.labelled) & set(split.test)
     again = scripts.active.choose("random", None, store, split, 10, 0)
     assert (chosen.rows == again.rows).all()
+
+
+@pytest.mark.parametrize("name", ["ethanol", "li_halide"])
+def test_the_stored_results_say_what_the_readme_says(name):
+    content = json.loads((TRAIN / f"uncertainty_{name}.json").read_text(encoding="utf-8"))
+    assert content["seeds"] == [0, 1, 2, 3, 4]
+    assert {r["seed"] for r in content["records"] if r["method"] == "mse ensemble"} == set(content["seeds"])
+    known, elsewhere = content["summary"]["likelihood"]["id"], content["summary"]["detection"]
+    for key in ("energy", "forces"):
+        assert known["jef"][key][0] <= 1.2 * known["mse"][key][0]
+        assert known["jef ensemble"][key][0] < 0.9 * known["jef"][key][0]
+    assert all(row["ace_energy"][0] < 0.05 for method, row in known.items() if "ensemble" in method)
+    sure = ("methanol", "O–H out of range", "dimers") if name == "ethanol" else ("Li3YBr6",)
+    for found in (elsewhere[other][method] for other in sure for method in ("jef ensemble", "mse ensemble")):
+        assert max(v[0] for k, v in found.items() if k.startswith("AUROC")) >= 0.95
+    if name == "ethanol":
+        halves = [
+            r["fractions"]["id by the other half"] for r in content["records"] if "jef" in r["method"][:3]
+        ]
+        assert np.mean([m["forces"]["ce"] for m in halves]) < 1e-3
