@@ -64,6 +64,7 @@ def _rows(header: dict[str, Any]) -> list[tuple[str, str]]:
         ("parameters", f"{header['parameters']:,}" if "parameters" in header else ""),
         ("precision", str(header.get("dtype", ""))),
         ("forces", _forces_text(header.get("conservative"))),
+        ("deviations", _uncertainty_text(header["uncertainty"]) if "uncertainty" in header else "none"),
         ("settings", _pairs(config)),
         ("compiled", _compiled_text(header["compiled"]) if "compiled" in header else ""),
         ("coupling", "; ".join(_factor_text(k, f) for k, f in header.get("factors", {}).items())),
@@ -107,6 +108,17 @@ def _compiled_text(facts: dict[str, Any]) -> str:
         f" {worst['scaled_forces']:.1e} eV/Å (allowed {limit['forces']:g}) on {structures};"
         f" source sha256 {facts['source_sha256'][:16]}…"
     )
+
+
+def _uncertainty_text(entry: dict[str, Any]) -> str:
+    """Method, members, and what the calibration was fitted on and gives."""
+    members = f" of {entry['members']}" if entry.get("members", 1) > 1 else ""
+    calibration = entry.get("calibration")
+    if calibration is None:
+        return f"{entry['method']}{members}, not calibrated"
+    data = calibration.get("data", {})
+    frames = f" on {data['frames']} frames" if "frames" in data else ""
+    return f"{entry['method']}{members}, calibrated by {calibration['method']}{frames} ({calibration['id']})"
 
 
 def _written_text(header: dict[str, Any]) -> str:

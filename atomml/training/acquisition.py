@@ -25,7 +25,7 @@ def has_members(model: Any) -> bool:
 
 
 def member_predictions(
-    model: BayesianPotential, store: FrameStore, *, max_atoms: int = 2000
+    model: Potential | BayesianPotential, store: FrameStore, *, max_atoms: int = 2000
 ) -> MemberPredictions:
     """Energies and forces of every member, and the noise that they predict, for all frames of a store.
 
@@ -36,7 +36,7 @@ def member_predictions(
         UnsupportedError: a model without members.
         DataError: a member's prediction is not finite.
     """
-    if not has_members(model):
+    if not isinstance(model, BayesianPotential) or not has_members(model):
         raise UnsupportedError(
             "This model has no members that could disagree.",
             fix="train with uncertainty.kind ensemble, swag, ivon or llpr, or with model.heads > 1",

@@ -59,3 +59,11 @@ def test_training_frames_are_refused_on_the_terminal(files, monkeypatch, capsys)
     shown = capsys.readouterr().err
     assert "20 of 20 frames are in the training set" in shown
     assert "--allow-overlap" in shown
+
+
+def test_info_says_what_the_deviations_are(files, tmp_path):
+    assert "ensemble of 6, not calibrated" in run("info", files / "m.safetensors").output.replace("\n", " ")
+    run("calibrate", files / "m.safetensors", files / "held_out", "--out", tmp_path / "c.safetensors")
+    shown = run("info", tmp_path / "c.safetensors").output
+    assert "calibrated by nll on" in shown
+    assert load_model(tmp_path / "c.safetensors").calibration_id in shown
