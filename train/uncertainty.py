@@ -32,6 +32,7 @@ from atomml.bench import machine
 from atomml.bench.rounds import interleave, ratio
 from atomml.config import parse_config, read_yaml
 from atomml.datasets import FrameStore, load_frames, rows_where, tag_values
+from atomml.errors import TrainingError
 from atomml.files import replace_file
 from atomml.shapes import ndarray
 from atomml.training import train
@@ -281,7 +282,10 @@ def compare(
     write: Callable[[Mapping[str, Any]], None],
     console: Console,
 ) -> dict[str, Any]:
-    """Train, predict and measure all methods for all seeds; ``write`` is given what there is after each model."""
+    """Train, predict and measure all methods for all seeds; ``write`` is given what there is after each model.
+
+    A training that fails is noted, and the others go on.
+    """
     frames = frames_of(data)
     content: dict[str, Any] = {
         "version": __version__,
@@ -296,10 +300,14 @@ def compare(
         "seeds": list(seeds),
         "cost": {},
         "records": [],
+        "failed": [],
     }
     for method in methods:
         for seed in seeds:
-            content["records"].append(measure(data, method, seed, frames, runs, seeds))
+            try:
+                content["records"].append(measure(data, method, seed, frames, runs, seeds))
+            except TrainingError as error:
+                content["failed"].append({"method": method, "seed": seed, "error": str(error)})
             write(content)
             console.print(f"{data}: {method}, seed {seed}", highlight=False)
     content["cost"] = cost_of(data, methods, seeds, frames, runs)
