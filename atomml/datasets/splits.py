@@ -15,9 +15,17 @@ from atomml.datasets.conditions import rows_where
 from atomml.datasets.store import FrameStore
 from atomml.errors import DataError
 from atomml.files import write_atomically
-from atomml.shapes import Int64, ndarray
+from atomml.shapes import Float64, Int64, ndarray
 
-__all__ = ["Split", "split_by_condition", "split_by_file", "split_by_group", "split_random", "tag_values"]
+__all__ = [
+    "Split",
+    "assign_groups",
+    "split_by_condition",
+    "split_by_file",
+    "split_by_group",
+    "split_random",
+    "tag_values",
+]
 
 Size = int | float
 FORMAT, FORMAT_VERSION = "atomml-split", 1
@@ -151,14 +159,7 @@ def split_by_group(
             where="split by group",
             fix="choose a tag with more values, fewer parts, or a random split",
         )
-    part_of = np.full(len(names), -1)
-    for k, group in enumerate(np.random.default_rng(seed).permutation(len(names))):
-        part = first[k] if k < len(first) else int(np.argmax(lacking))
-        if k >= len(first) and lacking[part] <= 0:
-            break
-        part_of[group] = part
-        lacking[part] -= members[group]
-    row_part = part_of[inverse]
+    row_part = assign_groups(members, lacking, first, seed=seed)[inverse]
     how = {
         "method": "group",
         "train": train,
@@ -168,6 +169,23 @@ def split_by_group(
         "groups": len(names),
     }
     return _made(*(np.flatnonzero(row_part == p) for p in range(3)), how=how)
+
+
+def assign_groups(
+    sizes: Int64[ndarray, " groups"], wanted: Float64[ndarray, " parts"], first: Sequence[int], *, seed: int
+) -> Int64[ndarray, " groups"]:
+    """Part of each group: one each for the parts ``first``, then to the part that lacks most frames.
+
+    −1 for groups that are left when no part lacks any.
+    """
+    lacking, part_of = wanted.copy(), np.full(len(sizes), -1)
+    for k, group in enumerate(np.random.default_rng(seed).permutation(len(sizes))):
+        part = first[k] if k < len(first) else int(np.argmax(lacking))
+        if k >= len(first) and lacking[part] <= 0:
+            break
+        part_of[group] = part
+        lacking[part] -= sizes[group]
+    return part_of
 
 
 def split_by_file(

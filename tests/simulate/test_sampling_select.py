@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
+from atomml.datasets.farthest import farthest_points
 from atomml.datasets.frame import Frame
 from atomml.datasets.packing import pack_frames
 from atomml.simulate.sampling.config import SelectionConfig
 from atomml.simulate.sampling.correlation import autocorrelation, correlation_time
-from atomml.simulate.sampling.fingerprint import farthest_points, radial_fingerprint, relative_scale
+from atomml.simulate.sampling.fingerprint import radial_fingerprint, relative_scale
 from atomml.simulate.sampling.select import Pool, choose_frames, frames_of_run, spacing_of_run
 
 LICL = np.array([3, 17])

@@ -8,7 +8,7 @@ from atomml.datasets.frame import Frame
 from atomml.graph.neighbors import neighbor_list
 from atomml.shapes import Float64, Int64, ndarray
 
-__all__ = ["farthest_points", "radial_fingerprint", "relative_scale"]
+__all__ = ["radial_fingerprint", "relative_scale"]
 
 BINS, WIDTH = 40, 1.0  # grid points; standard deviation of the smearing in grid spacings
 
@@ -53,37 +53,3 @@ def relative_scale(points: Float64[ndarray, "n features"]) -> float:
     lengths = np.sqrt(np.einsum("ij,ij->i", points, points))
     mean = float(lengths.mean()) if len(lengths) else 0.0
     return mean if mean > 0 else 1.0
-
-
-def farthest_points(
-    points: Float64[ndarray, "n features"], *, most: int | None = None, least_distance: float = 0.0
-) -> tuple[Int64[ndarray, " chosen"], Float64[ndarray, " chosen"]]:
-    """Points in the order in which each is the farthest from all before it (Gonzalez' greedy choice).
-
-    Starts with the point nearest to the mean. Ends after ``most`` points, or when no point is at least
-    ``least_distance`` from all chosen ones. Ties go to the first.
-
-    Returns:
-        indices, and the distance of each from those before it (infinity for the first); never increasing.
-    """
-    n = len(points)
-    if n == 0:
-        return np.zeros(0, dtype=np.int64), np.zeros(0)
-    first = int(np.argmin(_squares(points, points.mean(axis=0))))
-    chosen, distances = [first], [np.inf]
-    nearest = _squares(points, points[first])
-    while len(chosen) < min(n, n if most is None else most):
-        nearest[chosen[-1]] = -1.0
-        k = int(np.argmax(nearest))
-        distance = float(np.sqrt(max(nearest[k], 0.0)))
-        if distance < least_distance:
-            break
-        chosen.append(k)
-        distances.append(distance)
-        nearest = np.minimum(nearest, _squares(points, points[k]))
-    return np.array(chosen, dtype=np.int64), np.array(distances)
-
-
-def _squares(points: ndarray, center: ndarray) -> ndarray:
-    difference = points - center
-    return np.asarray(np.einsum("ij,ij->i", difference, difference))

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from atomml.datasets.farthest import farthest_points
 from atomml.datasets.store import FrameStore
 from atomml.shapes import Int64, ndarray
 from atomml.simulate.sampling.config import SelectionConfig
-from atomml.simulate.sampling.fingerprint import farthest_points, radial_fingerprint, relative_scale
+from atomml.simulate.sampling.fingerprint import radial_fingerprint, relative_scale
 
 __all__ = ["Choice", "Pool", "choose_frames", "frames_of_run", "spacing_of_run"]
 

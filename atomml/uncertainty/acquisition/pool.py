@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from atomml.datasets.splits import assign_groups
 from atomml.errors import ConfigError, DataError
 from atomml.shapes import Int64, ndarray
 
@@ -151,12 +152,7 @@ def split_pool(groups: Sequence[Any] | ndarray, fractions: Mapping[str, float], 
             where=WHERE,
             fix="split by something with more values: shorter trajectories, or single frames if independent",
         )
-    lacking = values * len(inverse)
-    part_of = np.empty(len(names), dtype=np.int64)
-    for k, group in enumerate(np.random.default_rng(seed).permutation(len(names))):
-        part = parts[k] if k < len(parts) else np.argmax(lacking)
-        part_of[group] = part
-        lacking[part] -= sizes[group]
+    part_of = assign_groups(sizes, values * len(inverse), parts.tolist(), seed=seed)
     labelled, pool, calibration, test = (np.flatnonzero(part_of[inverse] == p) for p in range(len(PARTS)))
     return PoolSplit(
         labelled=labelled, pool=pool, calibration=calibration, test=test, seed=seed, groups=len(names)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
+from atomml.datasets.farthest import farthest_points
 from atomml.errors import DataError
 from atomml.shapes import Float64, Int64, ndarray
 from atomml.uncertainty.acquisition.predictions import WHERE, PoolFeatures
 
 __all__ = ["Selection", "check_count", "farthest_point", "top_k"]
-
-BLOCK = 1024  # labelled rows whose distances from the pool are held at once
 
 
 class Selection(NamedTuple):
@@ -69,18 +67,6 @@ def farthest_point(features: PoolFeatures, n: int) -> Selection:
     Raises:
         DataError: ``n`` does not fit.
     """
-    pool, labelled = features.pool, features.labelled
-    check_count(n, len(pool))
-    nearest = np.full(len(pool), np.inf)
-    for start in range(0, len(labelled), BLOCK):
-        nearest = np.minimum(nearest, cdist(pool, labelled[start : start + BLOCK]).min(axis=1))
-    rows, scores = np.empty(n, dtype=np.int64), np.empty(n)
-    for k in range(n):
-        if k == 0 and not len(labelled):
-            row = int(np.argmin(cdist(pool, pool.mean(axis=0)[None])))
-        else:
-            row = int(np.argmax(nearest))
-        rows[k], scores[k] = row, nearest[row]
-        nearest = np.minimum(nearest, cdist(pool, pool[row][None])[:, 0])
-        nearest[row] = -np.inf
+    check_count(n, len(features.pool))
+    rows, scores = farthest_points(features.pool, start=features.labelled, most=n)
     return Selection(rows, scores, "farthest_point")
