@@ -235,7 +235,9 @@ def _number(x: float) -> str:
 
 
 def _pair(mean: float, deviation: float) -> str:
-    """Mean ± deviation, both with the digits that the deviation leaves meaningful."""
+    """Mean ± deviation, both with the digits that the deviation leaves meaningful; – where it is undefined."""
+    if not np.isfinite([mean, deviation]).all():
+        return "–"
     if deviation == 0:
         return _number(mean)
     digits = min(max(1 - int(np.floor(np.log10(deviation))), 0), 5)
