@@ -80,8 +80,9 @@ class IVONConfig(_MethodConfig):
     """Deviation of every weight at the start, which decides the first value of the diagonal Hessian."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the gradient's average."""
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.9995
-    """Decay of the Hessian's average."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99999
+    """Decay of the Hessian's average. Its estimates scatter by √(ess · h) times the gradient, a hundred times h and
+    more; an average over too few of them comes near zero sooner or later, and the training diverges."""
     prior_precision: PositiveFloat = 1.0
     """Precision of the Gaussian prior of each weight; positive, or flat directions would spread without end."""
     clip_radius: PositiveFloat = 1.0
