@@ -40,8 +40,12 @@ def _evaluate(
         ),
     ] = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Derive deviations of forces that are estimated by default; slow.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--exact/--estimated",
+            help="Derive deviations of forces (slow) or estimate them; by default as they were calibrated.",
+        ),
+    ] = None,
     protocol: Annotated[
         str | None, typer.Option(metavar="NAME", help="Errors as oc20, oc22 or pubchemqcr defines them.")
     ] = None,

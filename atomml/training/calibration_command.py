@@ -32,7 +32,6 @@ SHOWN = {
     "z_rms": "error/σ",
     "ce": "CE",
     "nll": "NLL",
-    "sharpness": "RMS σ",
 }
 NAMED = 5
 
@@ -119,10 +118,12 @@ def calibration_table(calibration: Calibration) -> Table:
     """Scales of each quantity, and its measures before and after, for the terminal."""
     table = Table("quantity", "scale", "", *SHOWN.values())
     for name, fitted in calibration.quantities.items():
-        scale = f"α {fitted.scale.alpha:.4g}" + (f", β {fitted.scale.beta:.4g}" if fitted.scale.beta else "")
+        gamma = calibration.epistemic_factor(name)
+        parts = [("α", fitted.scale.alpha), ("β", fitted.scale.beta), ("γ", gamma if gamma != 1 else 0.0)]
+        scale = "\n".join(f"{letter} {value:.3g}" for letter, value in parts if value or letter == "α")
         for k, (when, measures) in enumerate((("before", fitted.before), ("after", fitted.after))):
             numbers = [_text(key, measures.get(key)) for key in SHOWN]
-            table.add_row(*((name, scale) if k == 0 else (f"{fitted.count} values", "")), when, *numbers)
+            table.add_row(*((name, scale) if k == 0 else (f"{fitted.count} labels", "")), when, *numbers)
     return table
 
 
@@ -141,7 +142,13 @@ def _show(calibration: Calibration, replaced: str | None, console: Console) -> N
 def _text(key: str, value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{100 * value:.1f} %" if key.startswith("coverage") else f"{value:.3g}"
+    return (
+        f"{100 * value:.1f} %"
+        if key.startswith("coverage")
+        else f"{value:.3g}"
+        if key != "ce"
+        else f"{value:.1e}"
+    )
 
 
 def _target(model: str, out: Path | None, in_place: bool) -> Path:

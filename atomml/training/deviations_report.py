@@ -90,11 +90,11 @@ def measure_columns(deviations: Mapping[str, Mapping[str, float]]) -> dict[str, 
 
 def deviations_table(evaluations: Mapping[str, Evaluation]) -> Table:
     """How right the deviations of each part are, for the terminal; without rows where there are none."""
-    table = Table("part", "quantity", "RMS σ", "RMSE", "in 68 %", "in 95 %", "CE", "Spearman")
+    table = Table("part", "quantity", "RMS σ", "RMSE", "in 68 %", "in 95 %", "CE", "rank ρ")
     for part, e in evaluations.items():
         for title, m in measure_columns(e.deviations).items():
             if "coverage_68" in m:
-                numbers = [f"{m[key]:.4g}" for key in ("sharpness", "rmse")]
+                numbers = [f"{m[key]:.3g}" for key in ("sharpness", "rmse")]
                 numbers += [f"{100 * m[key]:.1f} %" for key in ("coverage_68", "coverage_95")]
                 table.add_row(part, title, *numbers, f"{m['ce']:.2g}", f"{m['spearman']:.2f}")
     return table

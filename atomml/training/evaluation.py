@@ -128,7 +128,7 @@ def evaluate(
     *,
     free_only: bool = False,
     unlabelled: bool = False,
-    exact: bool = False,
+    exact: bool | None = None,
     max_atoms: int = 2000,
     max_edges: int | None = 200_000,
     on_batch: Callable[[int], Any] | None = None,
@@ -142,7 +142,7 @@ def evaluate(
         rows: which frames; all by default.
         free_only: forces on atoms that the store holds fixed are not compared.
         unlabelled: accept frames without any label, and predict forces whether they have labels or not.
-        exact: derive deviations that are estimated by default.
+        exact: derive deviations that are estimated by default; None: as the calibration was fitted.
         max_atoms: atoms in one batch (at least one frame).
         max_edges: edges in one batch.
         on_batch: called with the number of frames done, for a progress bar.
@@ -214,7 +214,7 @@ def predicted_arrays(
     max_atoms: int,
     max_edges: int | None,
     on_batch: Callable[[int], Any] | None,
-    **options: bool,
+    **options: Any,
 ) -> dict[str, ndarray]:
     """Predictions, and `DEVIATIONS` if there are any, for every frame of ``part``; NaN for what is not wanted."""
     found: dict[str, list[ndarray]] = {}

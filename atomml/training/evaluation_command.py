@@ -71,7 +71,7 @@ def evaluate_files(
     keys: Mapping[str, str] | None = None,
     protocol: ProtocolOptions | None = None,
     ood: Sequence[str] = (),
-    exact: bool = False,
+    exact: bool | None = None,
     console: Console | None = None,
 ) -> Evaluation | None:
     """Evaluate a model file on data files and print the errors, and how right its deviations are.
@@ -89,7 +89,7 @@ def evaluate_files(
         keys: ``energy_key``, ``forces_key``, ``stress_key`` for the reader.
         protocol: benchmark whose measures to compute, too.
         ood: files or stores out of distribution, with or without labels.
-        exact: derive deviations that are estimated by default.
+        exact: derive deviations that are estimated by default; None: as the calibration was fitted.
         console: terminal for the table; standard output by default.
 
     Raises:

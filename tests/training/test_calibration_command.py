@@ -169,7 +169,7 @@ def test_evaluation_of_a_calibrated_model_with_structures_from_elsewhere(model, 
     assert numbers["ood"]["deviations"] == {}
     assert numbers["deviations"]["energy"]["coverage_68"] == pytest.approx(0.68, abs=0.15)
     assert numbers["calibration"] == numbers["provenance"]["calibration"] == load_model(out).calibration_id
-    for shown in ("AUROC", "in 95 %", "Spearman"):
+    for shown in ("AUROC", "in 95 %", "rank ρ"):
         assert shown in text.getvalue()
     assert "atomml calibrate" not in text.getvalue()
 
