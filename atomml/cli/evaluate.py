@@ -10,6 +10,15 @@ import typer
 __all__ = ["register"]
 
 
+Exact = Annotated[
+    bool | None,
+    typer.Option(
+        "--exact/--estimated",
+        help="Derive deviations of forces (slow) or estimate them; by default as they were calibrated.",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
     app.command("evaluate")(_evaluate)
@@ -39,13 +48,7 @@ def _evaluate(
             "--ood", metavar="FILE", help="Structures out of distribution: do deviations tell? Repeatable."
         ),
     ] = None,
-    exact: Annotated[
-        bool | None,
-        typer.Option(
-            "--exact/--estimated",
-            help="Derive deviations of forces (slow) or estimate them; by default as they were calibrated.",
-        ),
-    ] = None,
+    exact: Exact = None,
     protocol: Annotated[
         str | None, typer.Option(metavar="NAME", help="Errors as oc20, oc22 or pubchemqcr defines them.")
     ] = None,
