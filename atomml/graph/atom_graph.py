@@ -17,9 +17,11 @@ __all__ = [
     "AtomGraph",
     "EdgeIndex",
     "atom_graph",
+    "atoms_per_graph",
     "edge_index_of",
     "edge_vectors",
     "graph_from_ase",
+    "graph_of_atoms",
     "transpose_index",
 ]
 
@@ -171,3 +173,14 @@ def edge_vectors(graph: Data) -> Float64[Tensor, "edges 3"]:
     batch = getattr(graph, "batch", None)
     cell = graph.cell[0].expand(len(center), 3, 3) if batch is None else graph.cell[batch[center]]
     return graph.pos[neighbor] - graph.pos[center] + torch.einsum("ea,eab->eb", graph.edge_shift, cell)
+
+
+def graph_of_atoms(graph: Data) -> Int64[Tensor, " atoms"]:
+    """Number of the graph that each atom belongs to; zeros for a graph that is not a batch."""
+    batch = getattr(graph, "batch", None)
+    return torch.zeros_like(graph.z) if batch is None else batch
+
+
+def atoms_per_graph(graph: Data) -> Int64[Tensor, " graphs"]:
+    """Number of atoms of each graph of a batch, or of the one graph."""
+    return torch.bincount(graph_of_atoms(graph), minlength=len(graph.cell))

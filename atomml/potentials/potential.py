@@ -13,7 +13,7 @@ from torch import nn
 from torch_geometric.data import Data
 
 from atomml.errors import UnsupportedError
-from atomml.graph.atom_graph import EdgeIndex, edge_index_of, edge_vectors
+from atomml.graph.atom_graph import EdgeIndex, edge_index_of, edge_vectors, graph_of_atoms
 from atomml.kernels.cp_factors import CPFactors
 from atomml.nn.constants import ConstantModule
 from atomml.nn.noise import NoiseHeads
@@ -161,7 +161,7 @@ class Potential(Predictor):
         structure = _Structure(
             species,
             edge_index_of(graph),
-            graph.batch if getattr(graph, "batch", None) is not None else torch.zeros_like(species),
+            graph_of_atoms(graph),
             graph,
         )
         derive = self.conservative and (forces or stress)

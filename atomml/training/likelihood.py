@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple, cast
 import torch
 from torch_geometric.data import Data
 
+from atomml.graph import atoms_per_graph, graph_of_atoms
 from atomml.shapes import Bool, Float64, Tensor
 from atomml.training.config import LikelihoodConfig
 from atomml.training.loss import TERMS, penalty, residuals
@@ -76,10 +77,8 @@ def likelihood_sums(
 
 def _labels(term: str, value: Tensor, graph: Data) -> _Labels:
     error, mask = residuals({term: value}, graph)[term]
-    batch = getattr(graph, "batch", None)
-    batch = torch.zeros_like(graph.z) if batch is None else batch
-    owner = batch if term == "forces" else torch.arange(graph.num_graphs, device=error.device)
-    n_atoms = torch.bincount(batch, minlength=graph.num_graphs).to(error.dtype)
+    owner = graph_of_atoms(graph) if term == "forces" else torch.arange(graph.num_graphs, device=error.device)
+    n_atoms = atoms_per_graph(graph).to(error.dtype)
     if term == "energy":
         return _Labels(term, error * n_atoms, mask, owner, n_atoms)
     shape = (-1, 3) if term == "forces" else (-1, 3, 3)

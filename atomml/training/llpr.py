@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch_geometric.data import Data
 
+from atomml.graph import atoms_per_graph
 from atomml.potentials import Potential
 from atomml.shapes import Float64, Tensor
 from atomml.uncertainty.last_layer import GramAccumulator, posterior_factor
@@ -51,7 +52,7 @@ def fit_llpr(
             out = potential(graph, forces=False)
         known = torch.isfinite(graph.energy)
         summed = _summed(out["features"].double() * potential.scale, graph)
-        gram.add_energies(summed[known], _n_atoms(graph)[known], 1 / energy_error**2)
+        gram.add_energies(summed[known], atoms_per_graph(graph)[known], 1 / energy_error**2)
     for graph in force_graphs:
         jacobian = _force_rows(potential, graph)
         gram.add(jacobian[torch.isfinite(graph.forces).flatten()], 1 / force_error**2)
@@ -97,7 +98,7 @@ def _errors(potential: Potential, graphs: Iterable[Data]) -> tuple[float, float]
     squares = torch.zeros(2, 2, dtype=torch.float64)
     for graph in graphs:
         out = {k: v.detach() for k, v in potential(graph, forces=True).items()}
-        errors = ((out["energy"] - graph.energy) / _n_atoms(graph), out["forces"] - graph.forces)
+        errors = ((out["energy"] - graph.energy) / atoms_per_graph(graph), out["forces"] - graph.forces)
         for k, error in enumerate(errors):
             known = error[torch.isfinite(error)]
             squares[k] += torch.tensor([float(known.square().sum()), known.numel()], dtype=torch.float64)
@@ -118,7 +119,3 @@ def _force_rows(potential: Potential, graph: Data) -> Float64[Tensor, "component
 
 def _summed(features: Tensor, graph: Data) -> Tensor:
     return features.new_zeros((graph.num_graphs, features.shape[1])).index_add(0, graph.batch, features)
-
-
-def _n_atoms(graph: Data) -> Tensor:
-    return torch.bincount(graph.batch, minlength=graph.num_graphs)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch_geometric.data import Data
 
+from atomml.graph import atoms_per_graph
 from atomml.shapes import Bool, Float, Float64, Tensor
 from atomml.training.config import AnyLossConfig, LikelihoodConfig, LossConfig
 
@@ -39,7 +40,7 @@ def residuals(
     absent (NaN) the difference is 0 and carries no gradient; a NaN prediction stays a NaN.
     """
     out: dict[str, tuple[Tensor, Tensor]] = {}
-    n_atoms = _atoms_per_graph(graph)
+    n_atoms = atoms_per_graph(graph)
     for term in TERMS:
         if term not in prediction:
             continue
@@ -104,10 +105,3 @@ def _factor_of_values(factor: Float64[Tensor, " sets"], graph: Data, term: str) 
     if term == "energy":
         return per_graph
     return per_graph.repeat_interleave(9) if term == "stress" else per_graph[graph.batch].repeat_interleave(3)
-
-
-def _atoms_per_graph(graph: Data) -> Float64[Tensor, " graphs"]:
-    batch = getattr(graph, "batch", None)
-    if batch is None:
-        return torch.full((1,), float(graph.pos.shape[0]), dtype=torch.float64, device=graph.pos.device)
-    return torch.bincount(batch, minlength=graph.num_graphs).to(torch.float64)

@@ -9,6 +9,7 @@ import torch
 from torch_geometric.data import Data
 
 from atomml.errors import TrainingError
+from atomml.graph import atoms_per_graph
 from atomml.potentials import Potential
 from atomml.training.batches import greedy_batches, join
 from atomml.training.config import LikelihoodConfig
@@ -120,7 +121,7 @@ def _laplace(
 
     def outputs() -> Iterator[torch.Tensor]:
         for graph in _frames(job, data, None):
-            n_atoms = torch.bincount(graph.batch, minlength=graph.num_graphs)
+            n_atoms = atoms_per_graph(graph)
             with torch.enable_grad():
                 energy = potential(graph, forces=False)["energy"] / n_atoms
             known = torch.isfinite(graph.energy)

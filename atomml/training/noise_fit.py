@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch_geometric.data import Data
 
+from atomml.graph import atoms_per_graph
 from atomml.nn.noise import NoiseHeads
 from atomml.potentials import Potential
 from atomml.shapes import Tensor
@@ -89,7 +90,7 @@ def _collected(potential: Potential, graph: Data, stress: bool) -> _Batch:
         hook.remove()
     prediction = {key: value.detach() for key, value in prediction.items()}
     errors = residuals({k: prediction[k] for k in ("energy", "forces", "stress") if k in prediction}, graph)
-    n_atoms = torch.bincount(graph.batch, minlength=graph.num_graphs)
+    n_atoms = atoms_per_graph(graph)
     shaped = {"energy": (errors["energy"][0] * n_atoms, errors["energy"][1])}
     for term, shape in (("forces", (-1, 3)), ("stress", (-1, 3, 3))):
         if term in errors:

@@ -8,6 +8,7 @@ import torch
 from torch_geometric.data import Data
 
 from atomml.errors import UnsupportedError
+from atomml.graph import atoms_per_graph
 from atomml.potentials.predictor import Predictor
 from atomml.shapes import Tensor
 from atomml.uncertainty.calibration import Calibration, Quantity
@@ -176,7 +177,7 @@ class BayesianPotential(Predictor):
         alpha, beta = self._factors("energy", graph)
         epistemic, aleatoric = self._both("energy", raw, "energy_var_epistemic", raw.get("energy_var"))
         out = {
-            "energy_std": (alpha**2 * (epistemic + aleatoric) + beta**2 * _atoms_per_graph(graph)).sqrt(),
+            "energy_std": (alpha**2 * (epistemic + aleatoric) + beta**2 * atoms_per_graph(graph)).sqrt(),
             "energy_std_epistemic": alpha * epistemic.sqrt(),
             "energy_std_aleatoric": alpha * aleatoric.sqrt(),
         }
@@ -236,10 +237,3 @@ class BayesianPotential(Predictor):
             pair = self.calibration.stress_factors()
         alpha, beta = (torch.as_tensor(x, dtype=torch.float64, device=graph.z.device) for x in pair)
         return alpha, beta
-
-
-def _atoms_per_graph(graph: Data) -> Tensor:
-    batch = getattr(graph, "batch", None)
-    if batch is None:
-        return torch.tensor([len(graph.z)], device=graph.z.device)
-    return torch.bincount(batch, minlength=len(graph.cell))

@@ -24,14 +24,13 @@ Options that all of them share:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 
 from atomml.nn.covariance import traceless_basis
 from atomml.shapes import Bool, Float64, Tensor
 
-__all__ = ["energy_nll", "force_nll", "stress_nll", "stress_parts", "tempered", "untemper", "voigt_var"]
+__all__ = ["energy_nll", "force_nll", "stress_nll", "stress_parts", "tempered", "voigt_var"]
 
 
 def energy_nll(
@@ -98,27 +97,9 @@ def tempered(
     """½ [λ dᵀ Σ⁻¹ d + log det Σ], with λ on the quadratic part only as in arXiv 2510.03046, eq. 24.
 
     λ does not weight the term: the best Σ becomes λ ⟨d dᵀ⟩, and after substitution of Σ/λ the bracket is the
-    likelihood plus a constant. `untemper` divides λ out again.
+    likelihood plus a constant. `NoiseHeads.untemper` divides λ out again.
     """
     return 0.5 * (lambda_ * quadratic + log_det)
-
-
-def untemper(
-    prediction: Mapping[str, Tensor], *, energy: float = 1.0, forces: float = 1.0, stress: float = 1.0
-) -> dict[str, Tensor]:
-    """The result of a `Potential` trained with ``lambda_`` ≠ 1, with Σ/λ in place of every Σ that it has.
-
-    ``energy``, ``forces`` and ``stress`` are the λ of each term.
-    """
-    out = dict(prediction)
-    divisors = {"energy_var": energy, "energies_var": energy, "forces_cov": forces, "stress_var": stress}
-    for name in divisors.keys() & out.keys():
-        out[name] = out[name] / divisors[name]
-    if "forces_precision" in out:
-        out["forces_precision"] = out["forces_precision"] * forces
-    if "forces_log_det" in out:
-        out["forces_log_det"] = out["forces_log_det"] - 3 * math.log(forces)
-    return out
 
 
 def stress_parts(

@@ -20,9 +20,11 @@ from torch import nn
 from torch_geometric.data import Data
 
 from atomml.errors import ConfigError
+from atomml.graph import graph_of_atoms
 from atomml.nn.constants import ConstantModule
 from atomml.potentials import Potential
 from atomml.shapes import Float64, Tensor, ndarray
+from atomml.uncertainty.last_layer import linear_var, sample_heads
 from atomml.uncertainty.predictive import Mixture, RunningMixture
 
 __all__ = ["LastLayer", "Members", "PointEstimate", "Posterior"]
@@ -214,12 +216,12 @@ class LastLayer(ConstantModule):
         raw = self.potential(graph, forces=forces, stress=stress, along=directions if derive else None)
         out = _known(raw)
         features = self.potential.scale * raw["features"].double()
-        owner = graph.batch if getattr(graph, "batch", None) is not None else torch.zeros_like(graph.z)
+        owner = graph_of_atoms(graph)
         summed = features.new_zeros((len(graph.cell), features.shape[1])).index_add(0, owner, features)
-        atomic = (features @ self.factor).square().sum(1)
+        atomic = linear_var(features, self.factor)
         out |= {
             "energies_var_epistemic": atomic,
-            "energy_var_epistemic": (summed @ self.factor).square().sum(1),
+            "energy_var_epistemic": linear_var(summed, self.factor),
         }
         rank = self.factor.shape[1]
         if members:
@@ -246,10 +248,9 @@ class LastLayer(ConstantModule):
 
     def draws(self) -> Float64[Tensor, "features draws"]:
         """(W_m − W) / √M of M = 16 draws from the Gaussian, recentred; the same at every call."""
-        generator = torch.Generator().manual_seed(0)
-        z = torch.randn(self.factor.shape[1], DRAWS, dtype=torch.float64, generator=generator)
-        z = z.to(self.factor.device)
-        return self.factor @ (z - z.mean(1, keepdim=True)) / math.sqrt(DRAWS - 1)
+        generator = torch.Generator(self.factor.device).manual_seed(0)
+        none = self.factor.new_zeros(len(self.factor))
+        return sample_heads(none, self.factor, DRAWS, generator=generator) / math.sqrt(DRAWS)
 
 
 def _members_along(

@@ -16,7 +16,7 @@ import torch
 from atomml.errors import DataError
 from atomml.shapes import Bool, Float, Tensor
 
-__all__ = ["Mixture", "RunningMixture", "mix"]
+__all__ = ["Mixture", "RunningMixture"]
 
 
 @dataclass(frozen=True)
@@ -112,24 +112,6 @@ class RunningMixture:
                 fix="look at the training of this member; leave it out of the ensemble",
             )
         return values
-
-
-def mix(
-    means: Float[Tensor, "members ..."],
-    noises: Float[Tensor, "members ..."] | None = None,
-    *,
-    vectors: bool = False,
-    undefined: Bool[Tensor, "*entries"] | None = None,
-) -> Mixture:
-    """The mixture of stacked outputs [S, *shape] with (co)variances [S, *shape] or, of vectors, [S, *shape, d].
-
-    Raises:
-        DataError: as `RunningMixture`.
-    """
-    running = RunningMixture(vectors=vectors, undefined=undefined)
-    for s, mean in enumerate(means):
-        running.add(mean, None if noises is None else noises[s])
-    return running.result()
 
 
 def _outer(x: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d d"]:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from statistics import fmean
+from collections.abc import Mapping
 
 import torch
 
-from atomml.errors import ConfigError, DataError, TrainingError
+from atomml.errors import ConfigError, TrainingError
 from atomml.shapes import Tensor
 from atomml.uncertainty.diagonal import normal_like
 
-__all__ = ["SwagMoments", "falling_rate_warning"]
-
-GREATEST_FALL = 0.1
-PARTS = ("mean", "square", "deviations")
+__all__ = ["SwagMoments"]
 
 
 class SwagMoments:
@@ -102,52 +98,3 @@ class SwagMoments:
             + torch.tensordot(common.to(mean.device), self.deviations[name], dims=1)
             for name, mean in sorted(self.mean.items())  # files do not keep the order
         }
-
-    def to_tensors(self, prefix: str = "swag.") -> dict[str, Tensor]:
-        """Everything as a flat dictionary, for a safetensors file."""
-        out = {f"{prefix}count": torch.tensor(self.count), f"{prefix}rank": torch.tensor(self.rank)}
-        for part in PARTS:
-            out |= {f"{prefix}{part}.{name}": value for name, value in getattr(self, part).items()}
-        return out
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], prefix: str = "swag.") -> SwagMoments:
-        """Inverse of `to_tensors`; other entries are passed over.
-
-        Raises:
-            DataError: an entry is missing.
-        """
-        missing = [key for key in ("count", "rank") if prefix + key not in tensors]
-        if not missing:
-            moments = cls(int(tensors[f"{prefix}rank"]))
-            moments.count = int(tensors[f"{prefix}count"])
-            for part in PARTS:
-                start = f"{prefix}{part}."
-                found = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-                setattr(moments, part, found)
-                missing += [f"{part}.{name}" for name in moments.mean if name not in found]
-        if missing:
-            raise DataError(f"The moments of SWAG lack {', '.join(missing[:5])}.", where=prefix)
-        return moments
-
-
-def falling_rate_warning(rates: Sequence[float]) -> str | None:
-    """A sentence if the learning rate fell while snapshots were collected, None otherwise.
-
-    It fell if the mean of the second half is more than 10 % below that of the first. Constant rates pass, and
-    cyclic ones with snapshots at one phase.
-
-    Args:
-        rates: learning rate at each snapshot, in order.
-    """
-    half = len(rates) // 2
-    if half == 0:
-        return None
-    early, late = fmean(rates[:half]), fmean(rates[-half:])
-    if late >= (1.0 - GREATEST_FALL) * early:
-        return None
-    return (
-        f"The learning rate fell while SWAG collected snapshots (from {early:.2g} in the first half to "
-        f"{late:.2g} in the second): the spread of the weights shrinks with the rate, and the deviations will "
-        "be too small. Use a constant rate from the first snapshot on."
-    )

@@ -7,7 +7,15 @@ import torch
 from torch.distributions import Normal
 
 from atomml.errors import AtommlError, DataError
-from atomml.uncertainty.predictive import RunningMixture, mix
+from atomml.uncertainty.predictive import RunningMixture
+
+
+def mix(means, noises=None, **options):
+    """The mixture of stacked outputs."""
+    running = RunningMixture(**options)
+    for s, mean in enumerate(means):
+        running.add(mean, None if noises is None else noises[s])
+    return running.result()
 
 
 def normal(*shape, seed=0):

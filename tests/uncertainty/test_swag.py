@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load, save
 from scipy.linalg import solve_discrete_lyapunov
 
-from atomml.errors import ConfigError, DataError, TrainingError
-from atomml.uncertainty.swag import SwagMoments, falling_rate_warning
+from atomml.errors import ConfigError, TrainingError
+from atomml.uncertainty.swag import SwagMoments
 
 
 def generator(seed=0):
@@ -99,29 +98,6 @@ def test_a_small_spread_around_large_weights_is_kept():
     assert (moments.square["w"] / 100).sqrt().item() == pytest.approx(1e-6, rel=1e-3)
 
 
-def test_everything_survives_a_file():
-    moments = collected(6, 4)
-    other = SwagMoments.from_tensors(load(save(moments.to_tensors("m."))), "m.")
-    assert (other.count, other.rank) == (6, 4)
-    for m in (moments, other):
-        m.add(snapshots(7)[-1])
-    one, two = moments.sample(generator(2)), other.sample(generator(2))
-    assert list(one) == list(two) == ["a", "b"]
-    assert all(torch.equal(one[name], two[name]) for name in one)
-
-
-def test_empty_moments_survive_a_file():
-    assert SwagMoments.from_tensors(SwagMoments(3).to_tensors()).count == 0
-
-
-@pytest.mark.parametrize("key", ["swag.count", "swag.square.a"])
-def test_a_missing_entry_is_named(key):
-    tensors = collected(3, 2).to_tensors()
-    del tensors[key]
-    with pytest.raises(DataError, match=key.removeprefix("swag.")):
-        SwagMoments.from_tensors(tensors)
-
-
 def test_seeds_decide_the_sample():
     moments = collected(4, 4)
     assert torch.equal(flat(moments.sample(generator(1))), flat(moments.sample(generator(1))))
@@ -150,21 +126,3 @@ def test_bad_snapshots_are_refused_and_leave_no_trace():
     assert moments.count == 2
     with pytest.raises(ConfigError, match="rank"):
         SwagMoments(1)
-
-
-@pytest.mark.parametrize(
-    ("rates", "fell"),
-    [
-        ([0.01] * 10, False),
-        ([], False),
-        ([0.01], False),
-        ([0.01, 0.001] * 6, False),
-        ([0.01, 0.0095, 0.01, 0.0098], False),
-        ([0.01 * 0.8**k for k in range(10)], True),
-        ([0.01] * 8 + [0.001] * 2, True),
-    ],
-)
-def test_a_falling_learning_rate_is_reported(rates, fell):
-    warning = falling_rate_warning(rates)
-    assert (warning is not None) is fell
-    assert warning is None or "constant rate" in warning
