@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 from ase.build import bulk
@@ -12,7 +13,7 @@ from ase.calculators.emt import EMT
 from ase.io import write
 
 from atomml.config import parse_config
-from atomml.training import report
+from atomml.training import report, train
 from atomml.training.config import TrainConfig
 
 KILLED = -signal.SIGKILL
@@ -82,3 +83,14 @@ def kill_on_call(module, name, number):
         return original(*args, **kwargs)
 
     setattr(module, name, deadly)
+
+
+def killed(config, module, name, number):
+    """Train in a child process that dies at this call; the training must not have come to its end."""
+
+    def die():
+        kill_on_call(module, name, number)
+        train(config, quiet=True)
+
+    assert in_child(die) == KILLED
+    assert not (Path(config.run_dir) / "model.safetensors").exists()

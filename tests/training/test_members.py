@@ -18,7 +18,15 @@ from atomml.potentials import load_model, read_header
 from atomml.training import finetune, loop, members, train
 from atomml.training.config import FinetuneConfig
 from atomml.training.members import member_configs
-from tests.training.helpers import KILLED, configured, draw_nothing, in_child, kill_on_call, tiny_settings
+from tests.training.helpers import (
+    KILLED,
+    configured,
+    draw_nothing,
+    in_child,
+    kill_on_call,
+    killed,
+    tiny_settings,
+)
 from tests.training.test_resume import assert_same_run, log_of
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -103,11 +111,7 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path, point):
     settings, result = whole
     config = configured(settings, run_dir=str(tmp_path / "run"))
 
-    def die():
-        kill_on_call(*POINTS[point])
-        train(config, quiet=True)
-
-    assert in_child(die) == KILLED
+    killed(config, *POINTS[point])
     finished = list((tmp_path / "run" / "members").glob("*/model.safetensors"))
     before = {path: path.stat().st_mtime_ns for path in finished}
     train(config, resume=True, quiet=True)

@@ -14,7 +14,7 @@ from atomml.errors import ConfigError, ModelFileError
 from atomml.potentials import read_header
 from atomml.training import loop, train
 from atomml.training.data import reference_energies
-from tests.training.helpers import KILLED, configured, in_child, kill_on_call, tiny_settings
+from tests.training.helpers import KILLED, configured, in_child, kill_on_call, killed, tiny_settings
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -64,12 +64,7 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, point)
     settings, whole = uninterrupted
     config = configured(settings, run_dir=str(tmp_path / "run"))
 
-    def die():
-        kill_on_call(*POINTS[point])
-        train(config, quiet=True)
-
-    assert in_child(die) == KILLED
-    assert not (tmp_path / "run" / "model.safetensors").exists()
+    killed(config, *POINTS[point])
     train(config, resume=True, quiet=True)
     assert_same_run(whole.run_dir, tmp_path / "run")
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from atomml.errors import ConfigError
 from atomml.training import loop, swag, train
 from atomml.uncertainty.swag import SwagMoments
-from tests.training.helpers import KILLED, configured, draw_nothing, in_child, kill_on_call, tiny_settings
+from tests.training.helpers import configured, draw_nothing, killed, tiny_settings
 from tests.training.test_methods import NLL, NOISY
 from tests.training.test_resume import assert_same_run
 
@@ -121,12 +121,7 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path, point):
     settings, result = whole
     config = configured(settings, run_dir=str(tmp_path / "run"))
 
-    def die():
-        kill_on_call(*POINTS[point])
-        train(config, quiet=True)
-
-    assert in_child(die) == KILLED
-    assert not (tmp_path / "run" / "model.safetensors").exists()
+    killed(config, *POINTS[point])
     train(config, resume=True, quiet=True)
     assert_same_run(result.run_dir, tmp_path / "run")
     for one, other in zip(snapshots(result.run_dir), snapshots(tmp_path / "run"), strict=True):
