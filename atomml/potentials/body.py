@@ -13,8 +13,8 @@ __all__ = ["Body", "BodyOutput"]
 class BodyOutput(NamedTuple):
     """Result of a body, in the units in which it was trained.
 
-    ``energies`` [N]: one number for each atom, the mean over the heads; ``features`` [N, P]: what the last linear
-    layer sees, energies = bias + mean over the heads of features W; ``layers``: equivariant features
+    ``energies`` [N]: one number for each atom; ``features`` [N, P]: what the last linear
+    layer sees, energies = bias + features · w; ``layers``: equivariant features
     [N, (L+1)², C] after each layer; ``forces`` [N, 3]: only from bodies that predict forces directly.
     """
 

@@ -31,6 +31,6 @@ class HeadsConfig(Config):
     """What every conservative network can have besides its body."""
 
     heads: int = Field(default=1, ge=1, le=256)
-    """Number of energy heads on the last layer; more than one makes a shallow ensemble, whose mean is the energy."""
+    """Number of energy heads; more than one makes a shallow ensemble: last layers that differ, around one mean."""
     noise: NoiseConfig | None = None
     """Predicted deviations of energy, forces and stress; needed for ``loss.kind: nll`` with one head."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -25,6 +26,9 @@ from atomml.shapes import Float, Float64, Int64, Tensor
 
 __all__ = ["Potential"]
 
+FIRST_SPREAD = 0.1
+"""Size of what the heads of an untrained shallow ensemble differ by, in units of the scale."""
+
 
 class _References(ConstantModule):
     """Reference energies E0 in eV by species, never rounded below float64."""
@@ -43,6 +47,13 @@ class Potential(Predictor):
     r_ij = r_j − r_i: with g_ij = ∂E/∂r_ij,
 
         F_i = Σ_{e: centre i} g_e − Σ_{e: neighbour i} g_e,      σ = (1/V) Σ_e sym(r_e ⊗ g_e).
+
+    With K > 1 ``heads`` the network is a shallow ensemble: its members have the energies
+
+        ε_k = ε + features · (spread_k − mean over k of spread)
+
+    around the body's, so that their mean is ε whatever ``spread`` [P, K] has learnt. Mean and spread have weights of
+    their own: where they share them, Adam's steps follow the larger gradient, that of the spread.
 
     Attributes:
         config: the configuration of the body.
@@ -73,6 +84,10 @@ class Potential(Predictor):
         self.scale, self.average_neighbors = float(scale), float(average_neighbors)
         self.factors = dict(factors)
         self.metadata: dict[str, Any] = {}
+        self.spread: nn.Parameter | None = None
+        if self.heads > 1:
+            size = len(self.last_layer())
+            self.spread = nn.Parameter(FIRST_SPREAD / math.sqrt(size) * torch.randn(size, self.heads))
         species = torch.full((len(chemical_symbols),), -1, dtype=torch.int64)
         species[list(self.elements)] = torch.arange(len(self.elements))
         self.species_of_z: Tensor
@@ -108,8 +123,8 @@ class Potential(Predictor):
         """Number of energy heads."""
         return self.config.heads if isinstance(self.config, HeadsConfig) else 1
 
-    def last_layer(self) -> Float[Tensor, "features heads"]:
-        """W of the last linear layer: the energies of the heads are scale · (bias + features W).
+    def last_layer(self) -> Float[Tensor, " features"]:
+        """Weights w of the last linear layer: the energies are scale · (bias + features · w).
 
         Raises:
             UnsupportedError: a network without such a layer.
@@ -189,10 +204,8 @@ class Potential(Predictor):
 
     def _off_mean(self, features: Tensor, feedback: float) -> Float64[Tensor, "atoms heads"]:
         """Energies of the heads less their mean, in eV."""
-        weights = self.last_layer()
-        return (
-            self.scale * (_scaled_gradient(features, feedback) @ (weights - weights.mean(1, True))).double()
-        )
+        spread = cast(Tensor, self.spread)
+        return self.scale * (_scaled_gradient(features, feedback) @ (spread - spread.mean(1, True))).double()
 
     def _noise(self, body: BodyOutput, structure: _Structure, feedback: float) -> dict[str, Tensor]:
         layers = [_scaled_gradient(x, feedback) for x in body.layers]

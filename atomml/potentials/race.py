@@ -93,8 +93,8 @@ class RACE(nn.Module):
 
     Every component of x^t is a sum over clusters of at most t + 1 atoms, so that layer t gives the nominal
     (t + 1)-body stratum of the energy (the SiLU mixes orders). ``features`` are the hidden outputs SiLU(W_t x^t)
-    of all layers side by side, so that energies = bias + features · `last_layer`; with ``heads`` K > 1 the last
-    matrix has K columns and the energy is their mean. ``layers`` are the natural-parity features.
+    of all layers side by side, so that energies = bias + features · `last_layer`. ``layers`` are the natural-parity
+    features.
 
     Exactly invariant under rotations, mirrors, translations and permutations; three times continuously
     differentiable at the cutoff.
@@ -130,11 +130,11 @@ class RACE(nn.Module):
         self.readouts = nn.ModuleList(mlp([config.channels, config.readout_hidden]) for _ in self.layers)
         n_features = config.layers * config.readout_hidden
         std = QUIET_START * SILU_GAIN / math.sqrt(n_features)
-        self.last = nn.Parameter(std * torch.randn(n_features, config.heads))
+        self.last = nn.Parameter(std * torch.randn(n_features))
         self.bias = nn.Parameter(torch.zeros(n_species))
 
-    def last_layer(self) -> Float[Tensor, "features heads"]:
-        """The weights W of the last linear layers of all readouts, energies_k = bias + features W[:, k]."""
+    def last_layer(self) -> Float[Tensor, " features"]:
+        """Weights w of the last linear layers of all readouts side by side: energies = bias + features · w."""
         return self.last
 
     def forward(
@@ -150,5 +150,5 @@ class RACE(nn.Module):
             layers.append(x[..., : self.channels])
             hidden.append(silu(readout(x[:, 0, : self.channels])))
         features = torch.cat(hidden, 1)
-        energies = self.bias[species] + (features @ self.last).mean(1)
+        energies = self.bias[species] + features @ self.last
         return BodyOutput(energies, features, tuple(layers))

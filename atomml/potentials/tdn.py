@@ -115,16 +115,16 @@ class TDN(nn.Module):
         self.layers = nn.ModuleList(
             TDNLayer(config, n_species, average_neighbors, convolution, product) for _ in range(config.layers)
         )
-        linear = [mlp([config.channels, config.heads]) for _ in range(config.layers - 1)]
-        self.readouts = nn.ModuleList([*linear, mlp([config.channels, config.readout_hidden, config.heads])])
+        linear = [mlp([config.channels, 1]) for _ in range(config.layers - 1)]
+        self.readouts = nn.ModuleList([*linear, mlp([config.channels, config.readout_hidden, 1])])
         with torch.no_grad():
             for last in self._last_layers():
                 last.weight.mul_(QUIET_START)
         self.bias = nn.Parameter(torch.zeros(n_species))
 
-    def last_layer(self) -> Float[Tensor, "features heads"]:
-        """W of all readouts: the energies of the heads are bias + features W."""
-        return torch.cat([last.weight for last in self._last_layers()], 1).T
+    def last_layer(self) -> Float[Tensor, " features"]:
+        """Weights w of all readouts side by side: energies = bias + features · w."""
+        return torch.cat([last.weight[0] for last in self._last_layers()])
 
     def _last_layers(self) -> list[nn.Linear]:
         return [cast(nn.Linear, cast(nn.Sequential, readout)[-1]) for readout in self.readouts]
@@ -144,5 +144,5 @@ class TDN(nn.Module):
             features.append(cast(nn.Sequential, readout)[:-1](x[:, 0]))
         energies = self.bias[species]
         for last, feature in zip(self._last_layers(), features, strict=True):
-            energies = energies + last(feature).mean(1)
+            energies = energies + last(feature)[:, 0]
         return BodyOutput(energies, torch.cat(features, 1), tuple(layers))

@@ -120,10 +120,10 @@ def load_model(
 
 def head_posterior(potential: Potential, **scales: Any) -> Posterior:
     """The spread of the energy heads, or nothing for one head; see `LastLayer` for ``scales``."""
-    if potential.heads == 1:
+    if potential.spread is None:
         return PointEstimate(potential)
-    weights = potential.last_layer().detach().double()
-    return LastLayer(potential, spread_factor(weights).cpu().numpy(), "heads", **scales)
+    factor = spread_factor(potential.spread.detach())
+    return LastLayer(potential, factor.cpu().numpy(), "heads", **scales)
 
 
 def _constants(potential: Potential) -> dict[str, Any]:

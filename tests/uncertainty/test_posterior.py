@@ -341,14 +341,16 @@ def test_a_shallow_ensemble_is_the_spread_of_its_heads():
     posterior = head_posterior(potential)
     assert isinstance(posterior, LastLayer)
     out = detached(posterior(graph, **ALL | {"members": True}))
-    weights = potential.last_layer().detach()
+    heads = potential.last_layer()[:, None] + potential.spread - potential.spread.mean(1, True)
     members = []
-    for k in range(5):
-        one = make_potential(heads=5).double()
+    for head in heads.detach().T:
+        one = make_potential().double()
+        one.load_state_dict({k: v for k, v in potential.state_dict().items() if k != "spread"})
         with torch.no_grad():
-            for layer in one.body._last_layers():
-                layer.weight.copy_(layer.weight[k].expand_as(layer.weight))
-        torch.testing.assert_close(one.last_layer()[:, 0], weights[:, k])
+            layers = one.body._last_layers()
+            for layer, weights in zip(layers, head.split([w.weight.shape[1] for w in layers]), strict=True):
+                layer.weight.copy_(weights[None])
+        torch.testing.assert_close(one.last_layer(), head)
         members.append(one)
     explicit = detached(Members(members)(graph, **ALL | {"members": True}))
     out["forces_cov_epistemic"] = rounded(out["forces_cov_epistemic"], 5)
@@ -444,7 +446,7 @@ def test_one_head_is_a_point():
 def test_spread_factor_is_what_the_heads_are_stored_as():
     potential = make_potential(heads=3).double()
     posterior = head_posterior(potential)
-    torch.testing.assert_close(posterior.factor, spread_factor(potential.last_layer().detach()))
+    torch.testing.assert_close(posterior.factor, spread_factor(potential.spread.detach()))
 
 
 # -- size
