@@ -10,6 +10,7 @@ from ase.data import chemical_symbols
 
 from atomml.errors import DataError
 from atomml.shapes import Bool, Float64, Int64, ndarray
+from atomml.training.loss import vanish_by_symmetry
 from atomml.uncertainty.calibration import Residuals, measures_of
 from atomml.uncertainty.calibration.calibration import Quantity
 from atomml.uncertainty.calibration.residuals import Labelled
@@ -80,10 +81,11 @@ class Measured(NamedTuple):
 def residuals_of(arrays: Mapping[str, ndarray]) -> Compared:
     """Errors (label − prediction) and deviations from the arrays of an `Evaluation`.
 
-    A value with a component (of forces: along an axis of Σ) whose σ is below 1e-4 and whose error below 0.1 of the
-    RMS is left out and counted. That is what symmetry forbids: an atom at a centre of inversion has no force, so
-    that members cannot disagree, and the noise of its label would be an error of any number of σ. Where the error is
-    larger the value is kept, and counted in ``singular``.
+    What symmetry forbids is left out and counted: forces that `vanish_by_symmetry`, and a value with a component (of
+    forces: along an axis of Σ) whose σ is below 1e-4 and whose error below 0.1 of the RMS. Members cannot disagree
+    there, and the noise of the label would be an error of any number of σ; and a network that predicts a deviation
+    from the surroundings is right without merit. Where only the error is larger the value is kept, and counted in
+    ``singular``.
 
     Args:
         arrays: ``n_atoms``, ``numbers``, predictions, ``*_label``, and the deviations named in `DEVIATIONS`.
@@ -110,6 +112,8 @@ def residuals_of(arrays: Mapping[str, ndarray]) -> Compared:
         if known.any():
             rows = np.flatnonzero(known)
             forbidden, wrong = _without_deviation(error[rows], spread[rows])
+            if name == "forces":
+                forbidden |= vanish_by_symmetry(value[rows], label[rows])
             error[rows[forbidden]] = np.nan
             if forbidden.any():
                 left_out.append(f"{name}: {forbidden.sum()} left out that vanish by symmetry")

@@ -24,17 +24,17 @@ from torch_geometric.data import Data
 from atomml.graph import atoms_per_graph, graph_of_atoms
 from atomml.shapes import Bool, Float64, Tensor
 from atomml.training.config import LikelihoodConfig
-from atomml.training.loss import TERMS, penalty, residuals
+from atomml.training.loss import TERMS, penalty, residuals, vanish_by_symmetry
 from atomml.uncertainty.likelihood import energy_nll, force_nll, stress_nll
 
-__all__ = ["Phase", "likelihood_sums", "phase_of"]
+__all__ = ["Labels", "Phase", "labels_of", "likelihood_sums", "phase_of"]
 
 Phase = Literal["warmup", "joint", "validation"]
 """``warmup``: errors alone teach the mean; ``joint``: the likelihood; ``validation``: its plain value."""
 
 
-class _Labels(NamedTuple):
-    """Errors of one quantity: of structures [B], atoms [N, 3] or structures [B, 3, 3], and which of them exist."""
+class Labels(NamedTuple):
+    """Errors of one quantity: of structures [B], atoms [N, 3] or structures [B, 3, 3], and which of them count."""
 
     term: str
     error: Float64[Tensor, "values ..."]
@@ -66,7 +66,7 @@ def likelihood_sums(
     for k, term in enumerate(TERMS):
         if term not in prediction:
             continue
-        labels = _labels(term, prediction[term], graph)
+        labels = labels_of(term, prediction[term], graph)
         values = _loss(labels, prediction, config, phase)
         if factors is not None:
             values = values * factors[graph.set_number[labels.graph], k]
@@ -75,21 +75,27 @@ def likelihood_sums(
     return torch.stack(sums), torch.stack(counts)
 
 
-def _labels(term: str, value: Tensor, graph: Data) -> _Labels:
+def labels_of(term: str, value: Tensor, graph: Data) -> Labels:
+    """Errors of a prediction of ``term``: energies in eV, forces and stress with all components of their labels.
+
+    Forces that `vanish_by_symmetry` do not count.
+    """
     error, mask = residuals({term: value}, graph)[term]
     owner = graph_of_atoms(graph) if term == "forces" else torch.arange(graph.num_graphs, device=error.device)
     n_atoms = atoms_per_graph(graph).to(error.dtype)
     if term == "energy":
-        return _Labels(term, error * n_atoms, mask, owner, n_atoms)
+        return Labels(term, error * n_atoms, mask, owner, n_atoms)
     shape = (-1, 3) if term == "forces" else (-1, 3, 3)
     known = mask.reshape(shape).flatten(1).all(1)
+    if term == "forces":
+        known = known & ~vanish_by_symmetry(value.detach(), graph.forces)
     # with one component missing there is no likelihood; the others must not count either
     error = torch.where(known.reshape(-1, *[1] * (len(shape) - 1)), error.reshape(shape), 0.0)
-    return _Labels(term, error, known, owner, n_atoms)
+    return Labels(term, error, known, owner, n_atoms)
 
 
 def _loss(
-    labels: _Labels, prediction: Mapping[str, Tensor], config: LikelihoodConfig, phase: Phase
+    labels: Labels, prediction: Mapping[str, Tensor], config: LikelihoodConfig, phase: Phase
 ) -> Float64[Tensor, " values"]:
     """Weighted loss of each structure or atom."""
     weight, mean_weight = getattr(config, labels.term), getattr(config.mean, labels.term)
@@ -105,7 +111,7 @@ def _loss(
 
 
 def _nll(
-    labels: _Labels, prediction: Mapping[str, Tensor], config: LikelihoodConfig, *, detach: bool, beta: float
+    labels: Labels, prediction: Mapping[str, Tensor], config: LikelihoodConfig, *, detach: bool, beta: float
 ) -> Tensor | None:
     """−log p of each structure or atom; None where the network predicts no deviation."""
     term, error, mask = labels.term, labels.error, labels.mask
@@ -121,14 +127,14 @@ def _nll(
     return None
 
 
-def _penalty(labels: _Labels, config: LikelihoodConfig) -> Float64[Tensor, " values"]:
+def _penalty(labels: Labels, config: LikelihoodConfig) -> Float64[Tensor, " values"]:
     """ρ of the energy per atom, and mean ρ over the components of a force or a stress."""
     per_atom = labels.error / labels.n_atoms if labels.term == "energy" else labels.error
     each = penalty(per_atom, config.mean.kind, getattr(config.mean, f"delta_{labels.term}"))
     return each if each.ndim == 1 else each.flatten(1).mean(1)
 
 
-def _weighted(labels: _Labels, prediction: Mapping[str, Tensor], beta: float) -> Float64[Tensor, " values"]:
+def _weighted(labels: Labels, prediction: Mapping[str, Tensor], beta: float) -> Float64[Tensor, " values"]:
     """½ dᵀ W d per component with W = Σ⁻¹ (σ̄²)^β ⟨σ̄²⟩^(1−β), which has no gradient; energies per atom."""
     error, mask = labels.error, labels.mask
     if labels.term == "forces":

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch_geometric.data import Data
 
 from atomml.graph import atoms_per_graph
-from atomml.shapes import Bool, Float, Float64, Tensor
+from atomml.shapes import Bool, Float, Float64, Tensor, ndarray
 from atomml.training.config import AnyLossConfig, LikelihoodConfig, LossConfig
 
-__all__ = ["TERMS", "combine", "has_lattice", "loss_sums", "penalty", "residuals", "weights_of"]
+__all__ = [
+    "TERMS",
+    "combine",
+    "has_lattice",
+    "loss_sums",
+    "penalty",
+    "residuals",
+    "vanish_by_symmetry",
+    "weights_of",
+]
 
 TERMS = ("energy", "forces", "stress")
+NO_FORCE, NO_LABEL = 1e-4, 1e-2  # eV/Å
+
+_Array = TypeVar("_Array", Tensor, ndarray)
 
 
 def penalty(x: Float[Tensor, "*shape"], kind: str, delta: float) -> Float[Tensor, "*shape"]:
@@ -53,6 +66,17 @@ def residuals(
             difference = difference / n_atoms
         out[term] = (difference.reshape(-1), mask.reshape(-1))
     return out
+
+
+def vanish_by_symmetry(forces: _Array, labels: _Array) -> _Array:
+    """Atoms [N] that have no force [N, 3] in eV/Å because symmetry forbids it: in an ideal crystal, or alone.
+
+    There a conservative network is right whatever its weights are. Such errors say nothing about the others, and the
+    likelihood of a Gaussian that is fitted to them grows without bound. Rounding leaves some 10⁻⁵ eV/Å of a
+    forbidden force, and labels leave more.
+    """
+    found: _Array = (abs(forces) < NO_FORCE).all(1) & (abs(labels) < NO_LABEL).all(1)  # type: ignore[assignment]
+    return found
 
 
 def loss_sums(

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch_geometric.data import Data
 
-from atomml.graph import atoms_per_graph
 from atomml.nn.noise import NoiseHeads
 from atomml.potentials import Potential
 from atomml.shapes import Tensor
-from atomml.training.loss import residuals
+from atomml.training.likelihood import labels_of
+from atomml.training.loss import TERMS
 from atomml.uncertainty.likelihood import energy_nll, force_nll, stress_nll
 
 __all__ = ["refit_noise"]
@@ -89,15 +89,10 @@ def _collected(potential: Potential, graph: Data, stress: bool) -> _Batch:
     finally:
         hook.remove()
     prediction = {key: value.detach() for key, value in prediction.items()}
-    errors = residuals({k: prediction[k] for k in ("energy", "forces", "stress") if k in prediction}, graph)
-    n_atoms = atoms_per_graph(graph)
-    shaped = {"energy": (errors["energy"][0] * n_atoms, errors["energy"][1])}
-    for term, shape in (("forces", (-1, 3)), ("stress", (-1, 3, 3))):
-        if term in errors:
-            error, mask = (x.reshape(shape) for x in errors[term])
-            shaped[term] = (error, mask.flatten(1).all(1))
+    labels = [labels_of(term, prediction[term], graph) for term in TERMS if term in prediction]
+    errors = {each.term: (each.error, each.mask) for each in labels}
     layers = [x.detach() for x in kept["body"].layers]
-    return _Batch(layers, potential.species_of_z[graph.z], graph.batch, graph.num_graphs, shaped)
+    return _Batch(layers, potential.species_of_z[graph.z], graph.batch, graph.num_graphs, errors)
 
 
 def _typical(batches: list[_Batch], energy: str) -> dict[str, float]:

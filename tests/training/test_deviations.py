@@ -158,6 +158,13 @@ def test_what_symmetry_forbids_is_left_out_and_counted(evaluation):
     assert measured.measures["forces"]["z_rms"] == pytest.approx(1.0, abs=0.2)
 
 
+def test_a_deviation_of_what_symmetry_forbids_is_left_out_too(evaluation):
+    lone = np.repeat(evaluation.n_atoms == 1, evaluation.n_atoms)
+    usual = deviation_measures(evaluation.arrays())
+    predicted = evaluation.forces_cov + 1e-3 * lone[:, None, None] * np.eye(3)
+    assert deviation_measures(evaluation.arrays() | {"forces_cov": predicted}) == usual
+
+
 def test_an_error_without_a_deviation_is_not_hidden(evaluation):
     cov = evaluation.forces_cov.copy()
     last = np.flatnonzero(np.repeat(evaluation.n_atoms == 4, evaluation.n_atoms))[-1]

@@ -7,12 +7,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
+from ase.build import bulk
 from torch_geometric.data import Batch
 
+from atomml.graph import graph_from_ase
 from atomml.graph.atom_graph import atom_graph
+from atomml.training.batches import join
 from atomml.training.config import LossConfig
-from atomml.training.loss import combine, loss_sums, penalty, residuals, weights_of
+from atomml.training.loss import combine, loss_sums, penalty, residuals, vanish_by_symmetry, weights_of
 from atomml.training.metrics import error_sums, errors_from_sums
+from tests.potentials.conftest import make_potential, rock_salt
 
 CELL = 10.0 * np.eye(3)
 
@@ -117,3 +122,15 @@ def test_errors_by_hand():
 def test_no_error_is_reported_without_labels():
     data = Batch.from_data_list([graph(2), graph(3)])
     assert errors_from_sums(error_sums(prediction(), data)) == {}
+
+
+def test_forces_vanish_by_symmetry_in_an_ideal_crystal_and_of_a_lone_atom():
+    potential = make_potential()
+    ideal, shaken = bulk("LiCl", "rocksalt", 5.1), rock_salt()
+    structures = [ideal, Atoms("C"), shaken]
+    graph = join([graph_from_ase(a, potential.cutoff) for a in structures])
+    forces = potential(graph)["forces"].detach()
+    found = vanish_by_symmetry(forces, torch.zeros_like(forces))
+    assert found.tolist() == [True] * (len(ideal) + 1) + [False] * len(shaken)
+    wrong = torch.full_like(forces, 0.1)
+    assert not vanish_by_symmetry(forces, wrong).any()

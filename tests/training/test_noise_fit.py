@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 
 from atomml.datasets import from_ase
 from atomml.training.batches import join
@@ -47,6 +48,17 @@ def test_known_noise_is_found_and_everything_else_stays(potential, noise):
     assert out["energy_var"].mean().sqrt().item() == pytest.approx(2 * noise, rel=0.4)
     assert all(torch.equal(value, body[name]) for name, value in potential.body.state_dict().items())
     assert "final errors" in said[0]
+
+
+def test_ideal_crystals_do_not_count(potential):
+    """Their forces are right whatever the weights are: σ of displaced atoms is found as without them."""
+    train, valid = frames(potential, 32, 0.1, 0), frames(potential, 16, 0.1, 1)
+    ideal = join([from_ase([bulk("LiCl", "rocksalt", 5.1)]).graph(0, potential.cutoff)] * 8)
+    ideal.forces = torch.full_like(ideal.pos, 1e-3)
+    ideal.energy = torch.full_like(ideal.energy, torch.nan)
+    run(potential, [*train, *[ideal] * 4], valid)
+    std = potential(valid[0], forces=True)["forces_cov"].diagonal(dim1=1, dim2=2).mean().sqrt().item()
+    assert std == pytest.approx(0.1, rel=0.15)
 
 
 def test_heads_that_are_better_as_they_are_stay(potential):
