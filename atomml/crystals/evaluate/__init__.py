@@ -1,0 +1,1 @@
+"""What generated crystals are worth: validity, coverage, distributions, matches, uniqueness and novelty."""
