@@ -24,7 +24,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from atomml.crystals.circle import mean_length, von_mises, wrap
+from atomml.crystals.circle import angle_of, mean_length, von_mises, wrap
 from atomml.crystals.schedule import accuracy_schedule
 from atomml.errors import ConfigError
 from atomml.shapes import Bool, Float, Float64, Int64, Tensor
@@ -42,25 +42,46 @@ __all__ = [
     "update",
 ]
 
+Angles = Float[Tensor, "*shape"]
+Accuracies = Float64[Tensor, " steps"]
+Counts = Int64[Tensor, "*#shape"]
+
 _SMALL = 1e-7  # concentration that the feature takes for nothing
 
 
 class Belief(NamedTuple):
     """von Mises distributions vM(mean, concentration) of angles in radians, both tensors of one shape."""
 
-    mean: Float[Tensor, "*shape"]
-    concentration: Float[Tensor, "*shape"]
+    mean: Angles
+    concentration: Angles
 
 
 class CoordinateFlow(Protocol):
-    """What training and sampling ask of a flow."""
+    """What training and sampling ask of a flow.
+
+    Raises:
+        ConfigError: β₁ that is not positive and finite.
+    """
 
     @property
     def beta1(self) -> float:
         """Concentration at the end."""
 
-    def accuracies(self, steps: int) -> Float64[Tensor, " steps"]:
+    def accuracies(self, steps: int) -> Accuracies:
         """α_1..α_n."""
+
+    def loss_weights(self, steps: int) -> Accuracies:
+        """Weight w_i of 1 − cos(x − x̂) such that the mean over steps is the sum of the KL divergences."""
+
+    def after(self, x: Angles, done: Counts, steps: int, *, generator: torch.Generator) -> Belief:
+        """Belief after ``done`` (0..steps) samples of x, independently for every angle."""
+
+    def add(self, belief: Belief, x_hat: Angles, i: int, steps: int, *, generator: torch.Generator) -> Belief:
+        """Belief after one more sample, number i = 1..steps, drawn around x̂."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.beta1 < math.inf):
+            raise ConfigError(f"A flow cannot end at the concentration {self.beta1}.", fix="choose beta1 > 0")
 
     def prior(
         self,
@@ -70,34 +91,14 @@ class CoordinateFlow(Protocol):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Belief:
-        """Nothing known: uniform random means, concentration 0."""
+        """Nothing known: uniform random means, concentration 0; on the device of the generator if none is given."""
+        u = torch.rand(tuple(shape), generator=generator, device=generator.device, dtype=dtype)
+        mean = angle_of(u if device is None else u.to(device))
+        return Belief(mean, torch.zeros_like(mean))
 
-    def after(
-        self,
-        x: Float[Tensor, "*shape"],
-        done: Int64[Tensor, "*#shape"],
-        steps: int,
-        *,
-        generator: torch.Generator,
-    ) -> Belief:
-        """Belief after ``done`` of ``steps`` samples of x, independently for every angle."""
-
-    def add(
-        self,
-        belief: Belief,
-        x_hat: Float[Tensor, "*shape"],
-        i: int,
-        steps: int,
-        *,
-        generator: torch.Generator,
-    ) -> Belief:
-        """Belief after one more sample, number i = 1..steps, drawn around x_hat."""
-
-    def loss_weights(self, steps: int) -> Float64[Tensor, " steps"]:
-        """Weight w_i of 1 − cos(x − x̂) such that the mean over steps is the sum of the KL divergences."""
-
-    def feature(self, concentration: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Logarithm of the concentration between 0 (nothing known) and 1 (β₁ or more)."""
+    def feature(self, concentration: Angles) -> Angles:
+        """(ln(c + ε) − ln ε) / (ln β₁ − ln ε) with ε = 1e-7, at most 1: what the network is told of c."""
+        return (torch.log1p(concentration / _SMALL) / math.log(self.beta1 / _SMALL)).clamp(max=1.0)
 
 
 @dataclass(frozen=True)
@@ -112,14 +113,14 @@ class TrajectoryBank:
 
     @classmethod
     def simulate(
-        cls, accuracies: Float64[Tensor, " steps"], size: int, generator: torch.Generator
+        cls, flow: CoordinateFlow, steps: int, size: int, generator: torch.Generator
     ) -> TrajectoryBank:
-        """``size`` trajectories of the von Mises flow, summed in float64 and kept in float32."""
-        belief = _unknown((size,), generator, generator.device, torch.float64)
+        """``size`` trajectories of a flow, summed in float64 and kept in float32."""
+        belief = flow.prior((size,), generator=generator, dtype=torch.float64)
         mean, concentration = [belief.mean.float()], [belief.concentration.float()]
-        for alpha in accuracies:
-            y = von_mises(torch.zeros_like(belief.mean), alpha, generator=generator)
-            belief = update(belief, y, alpha)
+        x = torch.zeros_like(belief.mean)
+        for i in range(1, steps + 1):
+            belief = flow.add(belief, x, i, steps, generator=generator)
             mean.append(belief.mean.float())
             concentration.append(belief.concentration.float())
         return cls(Belief(torch.stack(mean, dim=1), torch.stack(concentration, dim=1)))
@@ -128,9 +129,7 @@ class TrajectoryBank:
         """The same bank elsewhere."""
         return TrajectoryBank(Belief(*(x.to(device) for x in self.belief)))
 
-    def draw(
-        self, x: Float[Tensor, "*shape"], done: Int64[Tensor, "*#shape"], *, generator: torch.Generator
-    ) -> Belief:
+    def draw(self, x: Angles, done: Counts, *, generator: torch.Generator) -> Belief:
         """Belief about x after ``done`` samples: a row for every angle."""
         rows = len(self.belief.mean)
         row = torch.randint(rows, x.shape, generator=generator, device=generator.device).to(x.device)
@@ -156,7 +155,7 @@ class TrajectoryBanks:
         key = (flow.beta1, steps, str(device))
         if key not in self._banks:
             generator = torch.Generator().manual_seed(self.seed)
-            bank = TrajectoryBank.simulate(flow.accuracies(steps), self.size, generator)
+            bank = TrajectoryBank.simulate(flow, steps, self.size, generator)
             self._banks[key] = bank.to(device)
         return self._banks[key]
 
@@ -167,37 +166,7 @@ class TrajectoryBanks:
 
 
 @dataclass(frozen=True)
-class _CircleFlow:
-    """What both flows share.
-
-    Raises:
-        ConfigError: β₁ that is not positive and finite.
-    """
-
-    beta1: float
-
-    def __post_init__(self) -> None:
-        if not (0 < self.beta1 < math.inf):
-            raise ConfigError(f"A flow cannot end at the concentration {self.beta1}.", fix="choose beta1 > 0")
-
-    def prior(
-        self,
-        shape: Sequence[int],
-        *,
-        generator: torch.Generator,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Belief:
-        """Nothing known: uniform random means, concentration 0."""
-        return _unknown(shape, generator, generator.device if device is None else device, dtype)
-
-    def feature(self, concentration: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """(ln(c + ε) − ln ε) / (ln β₁ − ln ε) with ε = 1e-7, at most 1: what the network is told of c."""
-        return (torch.log1p(concentration / _SMALL) / math.log(self.beta1 / _SMALL)).clamp(max=1.0)
-
-
-@dataclass(frozen=True)
-class VonMisesFlow(_CircleFlow):
+class VonMisesFlow(CoordinateFlow):
     """z += α_i e^{iy}, y ~ vM(x, α_i), with accuracies that make the entropy fall linearly (`accuracy_schedule`).
 
     The concentration |z| is random and can fall. ``banks`` holds simulated trajectories that make `after` cheap;
@@ -205,24 +174,19 @@ class VonMisesFlow(_CircleFlow):
     """
 
     beta1: float = 1000.0
-    banks: TrajectoryBanks | None = field(default_factory=TrajectoryBanks, compare=False, repr=False)
+    banks: TrajectoryBanks | None = field(
+        default_factory=lambda: TrajectoryBanks(), compare=False, repr=False
+    )
 
-    def accuracies(self, steps: int) -> Float64[Tensor, " steps"]:
+    def accuracies(self, steps: int) -> Accuracies:
         """α_1..α_n; see `accuracy_schedule` for what is refused."""
         return torch.tensor(accuracy_schedule(steps, self.beta1).accuracies)
 
-    def loss_weights(self, steps: int) -> Float64[Tensor, " steps"]:
+    def loss_weights(self, steps: int) -> Accuracies:
         """Weights n α_i A(α_i), since KL(vM(x, α) ‖ vM(x̂, α)) = α A(α) (1 − cos(x − x̂))."""
         return torch.tensor(accuracy_schedule(steps, self.beta1).weights)
 
-    def after(
-        self,
-        x: Float[Tensor, "*shape"],
-        done: Int64[Tensor, "*#shape"],
-        steps: int,
-        *,
-        generator: torch.Generator,
-    ) -> Belief:
+    def after(self, x: Angles, done: Counts, steps: int, *, generator: torch.Generator) -> Belief:
         """Belief after ``done`` (0..steps) samples of x: a row of the bank, or a simulation where there is none."""
         if self.banks is not None:
             return self.banks.get(self, steps, x.device).draw(x, done, generator=generator)
@@ -231,22 +195,14 @@ class VonMisesFlow(_CircleFlow):
             belief = _where(done >= i, self.add(belief, x, i, steps, generator=generator), belief)
         return belief
 
-    def add(
-        self,
-        belief: Belief,
-        x_hat: Float[Tensor, "*shape"],
-        i: int,
-        steps: int,
-        *,
-        generator: torch.Generator,
-    ) -> Belief:
+    def add(self, belief: Belief, x_hat: Angles, i: int, steps: int, *, generator: torch.Generator) -> Belief:
         """Belief after sample number i = 1..steps, y ~ vM(x̂, α_i)."""
         alpha = self.accuracies(steps)[i - 1]
         return update(belief, von_mises(x_hat, alpha, generator=generator), alpha)
 
 
 @dataclass(frozen=True)
-class AdditiveFlow(_CircleFlow):
+class AdditiveFlow(CoordinateFlow):
     """z += α_i y, y ~ N(u(x), 1/α_i), with precisions ρ(t) = (1 + β₁)^t − 1 and α_i = ρ(i/n) − ρ((i−1)/n).
 
     The end is that of a Gaussian flow with σ₁² = 1/(1 + β₁).
@@ -254,7 +210,7 @@ class AdditiveFlow(_CircleFlow):
 
     beta1: float = 999.0
 
-    def accuracies(self, steps: int) -> Float64[Tensor, " steps"]:
+    def accuracies(self, steps: int) -> Accuracies:
         """α_1..α_n.
 
         Raises:
@@ -262,44 +218,21 @@ class AdditiveFlow(_CircleFlow):
         """
         return torch.diff(self._precision(torch.arange(steps + 1), steps))
 
-    def loss_weights(self, steps: int) -> Float64[Tensor, " steps"]:
+    def loss_weights(self, steps: int) -> Accuracies:
         """Weights n α_i, since α |u(x) − u(x̂)|²/2 = α (1 − cos(x − x̂))."""
         return steps * self.accuracies(steps)
 
-    def after(
-        self,
-        x: Float[Tensor, "*shape"],
-        done: Int64[Tensor, "*#shape"],
-        steps: int,
-        *,
-        generator: torch.Generator,
-    ) -> Belief:
-        """Belief after ``done`` (0..steps) samples of x: z ~ N(ρ u(x), ρ) in one draw."""
+    def after(self, x: Angles, done: Counts, steps: int, *, generator: torch.Generator) -> Belief:
+        """Belief after ``done`` (0..steps) samples of x, which are worth one sample of precision ρ."""
         rho = self._precision(done, steps).to(x)
         unknown = self.prior(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        noise = _normal(x, generator)
-        belief = _from_vector(rho + torch.sqrt(rho) * noise[0], torch.sqrt(rho) * noise[1])
-        return _where(rho > 0, Belief(wrap(x + belief.mean), belief.concentration), unknown)
+        return _where(rho > 0, _add_gaussian(unknown, x, rho, generator), unknown)
 
-    def add(
-        self,
-        belief: Belief,
-        x_hat: Float[Tensor, "*shape"],
-        i: int,
-        steps: int,
-        *,
-        generator: torch.Generator,
-    ) -> Belief:
+    def add(self, belief: Belief, x_hat: Angles, i: int, steps: int, *, generator: torch.Generator) -> Belief:
         """Belief after sample number i = 1..steps, y ~ N(u(x̂), 1/α_i)."""
-        alpha = self.accuracies(steps)[i - 1].to(x_hat)
-        noise = _normal(x_hat, generator)
-        cosine, sine = _vector(belief)
-        return _from_vector(
-            cosine + alpha * torch.cos(x_hat) + torch.sqrt(alpha) * noise[0],
-            sine + alpha * torch.sin(x_hat) + torch.sqrt(alpha) * noise[1],
-        )
+        return _add_gaussian(belief, x_hat, self.accuracies(steps)[i - 1].to(x_hat), generator)
 
-    def _precision(self, done: Int64[Tensor, "*shape"], steps: int) -> Float64[Tensor, "*shape"]:
+    def _precision(self, done: Int64[Tensor, "*done"], steps: int) -> Float64[Tensor, "*done"]:
         """ρ(t) at t = done/steps."""
         if steps < 1:
             raise ConfigError(f"A flow of {steps} steps.", fix="ask for at least one step")
@@ -313,14 +246,12 @@ def update(belief: Belief, y: Float[Tensor, "*shape"], accuracy: Float[Tensor, "
     return _from_vector(cosine + alpha * torch.cos(y), sine + alpha * torch.sin(y))
 
 
-def cosine_loss(
-    x: Float[Tensor, "*shape"], x_hat: Float[Tensor, "*shape"], length: Float[Tensor, "*#shape"] | float = 1.0
-) -> Float[Tensor, "*shape"]:
+def cosine_loss(x: Angles, x_hat: Angles, length: Float[Tensor, "*#shape"] | float = 1.0) -> Angles:
     """1 − length · cos(x − x̂); a length below 1 is that of an average of e^{ix} (`mean_target`)."""
     return 1 - length * torch.cos(x - x_hat)
 
 
-def square_loss(x: Float[Tensor, "*shape"], x_hat: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def square_loss(x: Angles, x_hat: Angles) -> Angles:
     """Squared distance wrap(x − x̂)² on the circle: twice `cosine_loss` near 0."""
     return wrap(x - x_hat) ** 2
 
@@ -343,30 +274,27 @@ def mean_target(
     return wrap(x + shift.mean), mean_length(shift.concentration)
 
 
-def _unknown(
-    shape: Sequence[int], generator: torch.Generator, device: torch.device | str, dtype: torch.dtype
+def _add_gaussian(
+    belief: Belief, x: Angles, precision: Float[Tensor, "*#shape"], generator: torch.Generator
 ) -> Belief:
-    u = torch.rand(tuple(shape), generator=generator, device=generator.device, dtype=dtype).to(device)
-    return Belief(wrap(2 * math.pi * u - math.pi), torch.zeros_like(u))
-
-
-def _normal(like: Float[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "pair *shape"]:
-    noise = torch.randn((2, *like.shape), generator=generator, device=generator.device, dtype=like.dtype)
-    return noise.to(like.device)
-
-
-def _vector(belief: Belief) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-    return (
-        belief.concentration * torch.cos(belief.mean),
-        belief.concentration * torch.sin(belief.mean),
+    """Posterior after a sample N(u(x), 1/ρ) in the plane: z + ρ u(x) + √ρ ε."""
+    noise = torch.randn((2, *x.shape), generator=generator, device=generator.device, dtype=x.dtype).to(
+        x.device
+    )
+    cosine, sine = _vector(belief)
+    return _from_vector(
+        cosine + precision * torch.cos(x) + torch.sqrt(precision) * noise[0],
+        sine + precision * torch.sin(x) + torch.sqrt(precision) * noise[1],
     )
 
 
-def _from_vector(cosine: Float[Tensor, "*shape"], sine: Float[Tensor, "*shape"]) -> Belief:
+def _vector(belief: Belief) -> tuple[Angles, Angles]:
+    return belief.concentration * torch.cos(belief.mean), belief.concentration * torch.sin(belief.mean)
+
+
+def _from_vector(cosine: Angles, sine: Angles) -> Belief:
     return Belief(wrap(torch.atan2(sine, cosine)), torch.hypot(cosine, sine))
 
 
 def _where(condition: Bool[Tensor, "*#shape"], a: Belief, b: Belief) -> Belief:
-    return Belief(
-        torch.where(condition, a.mean, b.mean), torch.where(condition, a.concentration, b.concentration)
-    )
+    return Belief(*(torch.where(condition, *pair) for pair in zip(a, b, strict=True)))
