@@ -36,12 +36,14 @@ Say = Callable[[object], None]
 Model = Potential | BayesianPotential
 
 
-def finish(job: Job, state: TrainState, data: TrainingData, say: Say) -> tuple[Model, dict[str, Any]]:
+def finish(
+    job: Job[RunConfig], state: TrainState, data: TrainingData, say: Say
+) -> tuple[Model, dict[str, Any]]:
     """Put the final weights into the potential, find its uncertainty, and `conclude`.
 
     Returns the model and the metrics, which only the main process has.
     """
-    potential = cast(Potential, job.potential)
+    potential = cast(Potential, job.module)
     use_final_weights(job, state)
     refit_deviations(job, potential, data, say)
     model = with_uncertainty(job, potential, data, say)
@@ -99,7 +101,7 @@ def conclude(
 
 
 @torch.no_grad()
-def use_final_weights(job: Job, state: TrainState) -> None:
+def use_final_weights(job: Job[RunConfig], state: TrainState) -> None:
     """Best validated weights; without validation the average, else the last ones.
 
     IVON's are the last ones, to which its deviations belong. A λ of the loss that has inflated the predicted
@@ -109,10 +111,10 @@ def use_final_weights(job: Job, state: TrainState) -> None:
     if final is not None and not isinstance(job.config.uncertainty, IVONConfig):
         for p, name in job.names.items():
             p.copy_(final[name])
-    loss, noise = job.config.loss, getattr(job.potential, "noise", None)
+    loss, noise = job.config.loss, getattr(job.module, "noise", None)
     if isinstance(loss, LikelihoodConfig) and noise is not None:  # before a new fit, which has no λ
         noise.untemper(energy=loss.lambda_energy, forces=loss.lambda_forces)
-    job.potential.eval()
+    job.module.eval()
 
 
 def training_fingerprints(data: TrainingData) -> Int64[ndarray, " frames"]:
@@ -175,7 +177,9 @@ def _limits(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _summary(job: Job, state: TrainState, data: TrainingData, potential: Potential) -> dict[str, Any]:
+def _summary(
+    job: Job[RunConfig], state: TrainState, data: TrainingData, potential: Potential
+) -> dict[str, Any]:
     e0 = {chemical_symbols[z]: e for z, e in (getattr(potential, "e0", None) or {}).items()}
     return {
         "frames": {name: len(part) for name, part in data.parts().items()},

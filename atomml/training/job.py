@@ -20,10 +20,12 @@ from atomml.datasets.mixture_graphs import MixtureGraphs
 from atomml.errors import ConfigError
 from atomml.graph import BudgetSampler, MixtureSampler
 from atomml.training.batches import greedy_batches, join, stream_batches
-from atomml.training.config import OptimizerConfig, RunConfig
+from atomml.training.config import RunConfig
 from atomml.training.distributed import Ranks
+from atomml.training.loop_config import OptimizerConfig
 from atomml.training.loss import weights_of
 from atomml.training.parts import AnyPart, Mixture, Part, TrainingData
+from atomml.training.potential_task import PotentialTask
 from atomml.training.state import Job
 from atomml.uncertainty.config import IVONConfig
 from atomml.uncertainty.ivon import IVON
@@ -104,7 +106,7 @@ def make_job(
     *,
     console: Console | None = None,
     origin: Mapping[str, Any] | None = None,
-) -> Job:
+) -> Job[RunConfig]:
     """Samplers, batches and optimiser of a training.
 
     Raises:
@@ -126,22 +128,30 @@ def make_job(
         numbers = graph.set_number.tolist() if mixture is not None else [0] * len(rows)
         return ", ".join(str(stores[k].ids[row]) for k, row in zip(numbers, rows, strict=True))
 
+    weights = weights_of(config.loss, ranks.device)
+    task = PotentialTask(
+        config,
+        potential,
+        ranks,
+        weights,
+        _valid_batches(config, potential, data, ranks),
+        frame_names,
+        **({} if mixture is None else _mixture_of(mixture, data, ranks)),
+    )
     return Job(
         config=config,
-        potential=potential,
+        module=potential,
+        task=task,
         optimizer=_variational(config, potential, len(data.train), ranks)
         or optimizer_for(config.optimizer, potential),
         names={p: name for name, p in potential.named_parameters()},
         ranks=ranks,
-        weights=weights_of(config.loss, ranks.device),
+        weights=weights,
         run_dir=Path(config.run_dir),
         steps_of_epoch=steps_of_epoch,
         train_batches=train_batches,
-        valid_batches=_valid_batches(config, potential, data, ranks),
-        frame_names=frame_names,
         provenance=provenance_of(config, data, origin),
         console=console,
-        **({} if mixture is None else _mixture_of(mixture, data, ranks)),
     )
 
 
@@ -193,7 +203,7 @@ def _variational(config: RunConfig, module: nn.Module, frames: int, ranks: Ranks
 
 
 def _mixture_of(mixture: Mixture, data: TrainingData, ranks: Ranks) -> dict[str, Any]:
-    """The fields of `Job` that only several sets have."""
+    """The fields of `PotentialTask` that only several sets have."""
     validated = set() if data.valid is None else set(data.valid.sets())
     return {
         "sets": mixture.names,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 __all__ = [
-    "COLUMNS",
     "append_csv",
     "append_jsonl",
+    "columns_of",
     "epoch_line",
     "epoch_progress",
     "read_jsonl",
@@ -24,27 +24,13 @@ __all__ = [
     "set_lines",
 ]
 
-COLUMNS = (
-    "epoch",
-    "step",
-    "lr",
-    "train_loss",
-    "train_energy",
-    "train_forces",
-    "train_stress",
-    "valid_loss",
-    "energy_per_atom_mae",
-    "energy_per_atom_rmse",
-    "forces_mae",
-    "forces_rmse",
-    "stress_mae",
-    "stress_rmse",
-    "grad_norm",
-    "seconds",
-)
-
 SLOW_LOADING = 0.05  # share of an epoch spent waiting for batches that is worth a remark
-SET_COLUMNS = tuple(c for c in COLUMNS if c == "valid_loss" or c.endswith(("_mae", "_rmse")))
+
+
+def columns_of(terms: Sequence[str], measures: Sequence[str]) -> tuple[str, ...]:
+    """Columns of ``metrics.csv``: of the training, the validation (``measures``), and the clock."""
+    trained = [f"train_{name}" for name in ("loss", *terms)]
+    return ("epoch", "step", "lr", *trained, "valid_loss", *measures, "grad_norm", "seconds")
 
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> int:
@@ -66,25 +52,26 @@ def read_jsonl(path: Path, size: int | None = None) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def append_csv(path: Path, record: Mapping[str, Any]) -> None:
+def append_csv(path: Path, record: Mapping[str, Any], columns: Sequence[str]) -> None:
     """Add one epoch to the table, with a header if the file is new; several sets have columns ``SET: loss``."""
     new = not path.exists()
+    measured = [key for key in columns if key == "valid_loss" or key.endswith(("_mae", "_rmse"))]
     by_set = {f"{name}: {key}": v for name, row in record.get("sets", {}).items() for key, v in row.items()}
-    own = [f"{name}: {key}" for name in record.get("sets", {}) for key in SET_COLUMNS]
-    columns = [*COLUMNS[:-1], *own, COLUMNS[-1]]  # what depends on the clock stays last
+    own = [f"{name}: {key}" for name in record.get("sets", {}) for key in measured]
+    named = [*columns[:-1], *own, columns[-1]]  # what depends on the clock stays last
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", restval="")
+        writer = csv.DictWriter(file, named, extrasaction="ignore", restval="")
         if new:
             writer.writeheader()
         writer.writerow({**record, **by_set})
 
 
-def rewrite_csv(path: Path, records: list[dict[str, Any]]) -> None:
+def rewrite_csv(path: Path, records: list[dict[str, Any]], columns: Sequence[str]) -> None:
     """Write the table anew from the epochs of a log."""
     path.unlink(missing_ok=True)
     for record in records:
         if record["kind"] == "epoch":
-            append_csv(path, record)
+            append_csv(path, record, columns)
 
 
 def epoch_line(record: Mapping[str, Any]) -> str:

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from atomml.errors import TrainingError
 from atomml.training.checkpoint import CHECKPOINT, optimizer_tensors, rng_tensors, write_checkpoint
-from atomml.training.distributed import sum_over_ranks
 from atomml.training.ema import swapped_weights
-from atomml.training.logs import append_csv, append_jsonl, epoch_line, epoch_progress, set_lines
-from atomml.training.loss import TERMS, combine
-from atomml.training.metrics import error_sums, errors_from_sums
+from atomml.training.logs import append_csv, append_jsonl, columns_of, epoch_line, epoch_progress, set_lines
+from atomml.training.loss import combine
 from atomml.training.schedule import after_validation, learning_rate_factor
 from atomml.training.state import Job, TrainState, state_to_json
-from atomml.training.step import evaluated_loss, explain_failures, require_finite_norm, training_step
-
-if TYPE_CHECKING:
-    from atomml.potentials import Potential
+from atomml.training.step import require_finite_norm, training_step
 
 __all__ = ["fit", "progress_of", "save_checkpoint", "validate"]
 
 
-def fit(job: Job, state: TrainState) -> TrainState:
+def fit(job: Job[Any], state: TrainState) -> TrainState:
     """Train from ``state`` until a limit of the configuration; ``state`` is changed in place and returned.
 
     Raises:
@@ -34,7 +29,7 @@ def fit(job: Job, state: TrainState) -> TrainState:
     first_epoch_steps = len(job.steps_of_epoch(0))
     while not state.stopped:
         steps = job.steps_of_epoch(state.epoch)
-        job.potential.train()
+        job.module.train()
         waited = run_epoch(job, state, steps, first_epoch_steps)
         end_epoch(job, state, len(steps), waited)
         if job.on_epoch is not None:
@@ -43,24 +38,24 @@ def fit(job: Job, state: TrainState) -> TrainState:
     return state
 
 
-def run_epoch(job: Job, state: TrainState, steps: list[list[int]], first_epoch_steps: int) -> float:
+def run_epoch(job: Job[Any], state: TrainState, steps: list[list[int]], first_epoch_steps: int) -> float:
     """The rest of the present epoch, from batch ``state.batch`` on; the share of it spent waiting for batches."""
     config = job.config
     saved_at = started = asked = time.perf_counter()
     waited = 0.0
     before = state.seconds
     with epoch_progress(job.console, state.epoch + 1, len(steps)) as (bar, task):
-        for graph in job.train_batches(steps[state.batch :]):
+        for batch in job.train_batches(steps[state.batch :]):
             waited += time.perf_counter() - asked
             progress = progress_of(job, state, len(steps))
             factor = learning_rate_factor(
                 config.schedule, state.step, progress, first_epoch_steps, state.plateau
             )
-            norm = training_step(job, state, graph, config.optimizer.lr * factor, progress)
+            norm = training_step(job, state, batch, config.optimizer.lr * factor, progress)
             now = time.perf_counter()
             state.seconds = before + now - started
             if state.step % config.log_every == 0:
-                require_finite_norm(job, state, norm, graph)
+                require_finite_norm(job, state, norm, batch)
                 record = step_record(job, state)
                 if bar is not None:
                     bar.update(task, loss=f"loss {record['train_loss']:.5f}")
@@ -69,14 +64,14 @@ def run_epoch(job: Job, state: TrainState, steps: list[list[int]], first_epoch_s
             if out_of_budget(job, state):
                 break
             if state.batch < len(steps) and checkpoint_due(job, state, now - saved_at):
-                require_finite_norm(job, state, norm, graph)
+                require_finite_norm(job, state, norm, batch)
                 save_checkpoint(job, state)
                 saved_at = now
             asked = time.perf_counter()
     return waited / max(time.perf_counter() - started, 1e-9)
 
 
-def progress_of(job: Job, state: TrainState, steps_in_epoch: int) -> float:
+def progress_of(job: Job[Any], state: TrainState, steps_in_epoch: int) -> float:
     """Fraction of the training done, by epochs or steps, whichever is further."""
     config, done = job.config, 0.0
     if config.epochs is not None:
@@ -86,7 +81,7 @@ def progress_of(job: Job, state: TrainState, steps_in_epoch: int) -> float:
     return min(done, 1.0)
 
 
-def out_of_budget(job: Job, state: TrainState) -> bool:
+def out_of_budget(job: Job[Any], state: TrainState) -> bool:
     """Whether steps or minutes are used up; the clock of the main process decides for all."""
     config = job.config
     if config.max_steps is not None and state.step >= config.max_steps:
@@ -102,7 +97,7 @@ def out_of_budget(job: Job, state: TrainState) -> bool:
     return bool(state.stopped)
 
 
-def checkpoint_due(job: Job, state: TrainState, seconds: float) -> bool:
+def checkpoint_due(job: Job[Any], state: TrainState, seconds: float) -> bool:
     """Whether the interval in steps or minutes is over."""
     config = job.config
     if config.checkpoint_steps is not None and state.step % config.checkpoint_steps == 0:
@@ -110,7 +105,7 @@ def checkpoint_due(job: Job, state: TrainState, seconds: float) -> bool:
     return config.checkpoint_minutes is not None and seconds >= 60.0 * config.checkpoint_minutes
 
 
-def step_record(job: Job, state: TrainState) -> dict[str, Any]:
+def step_record(job: Job[Any], state: TrainState) -> dict[str, Any]:
     """Write the losses since the last line to the log and start a new window."""
     lr = job.optimizer.param_groups[0]["lr"]
     record = {"kind": "step", "step": state.step, "epoch": state.epoch + 1, "lr": lr}
@@ -121,51 +116,26 @@ def step_record(job: Job, state: TrainState) -> dict[str, Any]:
     return record
 
 
-def losses(job: Job, sums: torch.Tensor) -> dict[str, float]:
-    """Total loss and each unweighted term from accumulated [3, 3] sums (see `TrainState`)."""
+def losses(job: Job[Any], sums: torch.Tensor) -> dict[str, float]:
+    """Total loss and each unweighted term from accumulated sums (see `TrainState`)."""
     total = combine(sums[0], sums[1], job.weights).item()
     out = {"train_loss": total}
-    for name, value, count in zip(TERMS, sums[0].tolist(), sums[1].tolist(), strict=True):
+    for name, value, count in zip(job.task.terms, sums[0].tolist(), sums[1].tolist(), strict=True):
         if count > 0:
             out[f"train_{name}"] = value / count
     return out
 
 
-def validate(job: Job, weights: dict[str, torch.Tensor] | None) -> dict[str, Any]:
-    """Loss and errors on the validation set with the given weights, over all processes.
-
-    With several sets the loss is the mean of their losses with their shares in the training as weights, the
-    errors are over all frames, and ``sets`` has both for each set.
-    """
-    if job.valid_batches is None:
-        return {}
-    device = job.ranks.device
-    sums = torch.zeros(len(job.sets), 2, 3, dtype=torch.float64, device=device)
-    errors = torch.zeros(len(job.sets), 4, 3, dtype=torch.float64, device=device)
-    job.potential.eval()
-    with swapped_weights(job.potential, weights):
-        for number, graph in job.valid_batches():
-            with explain_failures(job, graph):
-                prediction, *measured = evaluated_loss(job, graph, "validation")
-            sums[number] += torch.stack(measured)
-            errors[number] += error_sums(prediction, graph)
-    job.potential.train()
-    sums, errors = sum_over_ranks(sums, job.ranks), sum_over_ranks(errors, job.ranks)
-    each = [combine(one[0], one[1], job.weights).item() for one in sums]
-    if len(each) == 1:
-        return {"valid_loss": each[0]} | errors_from_sums(errors[0])
-    total = sum(share * loss for share, loss in zip(job.valid_shares, each, strict=True) if share > 0)
-    by_set = {
-        name: {"valid_loss": each[k]} | errors_from_sums(errors[k])
-        for k, name in enumerate(job.sets)
-        if job.valid_shares[k] > 0
-    }
-    return (
-        {"valid_loss": total / sum(job.valid_shares)} | errors_from_sums(errors.sum(dim=0)) | {"sets": by_set}
-    )
+def validate(job: Job[Any], weights: dict[str, torch.Tensor] | None) -> dict[str, Any]:
+    """What the task measures on its validation set with the given weights."""
+    job.module.eval()
+    with swapped_weights(job.module, weights):
+        measured = job.task.validate()
+    job.module.train()
+    return measured
 
 
-def end_epoch(job: Job, state: TrainState, steps_in_epoch: int, waited: float) -> None:
+def end_epoch(job: Job[Any], state: TrainState, steps_in_epoch: int, waited: float) -> None:
     """Validate, keep the best weights, adjust the schedule, decide whether to stop, write the log."""
     config = job.config
     state.epoch += 1
@@ -188,13 +158,13 @@ def end_epoch(job: Job, state: TrainState, steps_in_epoch: int, waited: float) -
         state.stopped = "epochs"
     if job.ranks.is_main:
         append_jsonl(job.run_dir / "log.jsonl", record)
-        append_csv(job.run_dir / "metrics.csv", record)
+        append_csv(job.run_dir / "metrics.csv", record, columns_of(job.task.terms, job.task.measures))
     if job.console is not None:
         for line in (epoch_line(record), *set_lines(record)):
             job.console.print(line, highlight=False, soft_wrap=True)
 
 
-def judge(job: Job, state: TrainState, loss: float) -> None:
+def judge(job: Job[Any], state: TrainState, loss: float) -> None:
     """Best weights, plateau and early stop from a validation loss that is the same on every process.
 
     Raises:
@@ -217,16 +187,7 @@ def judge(job: Job, state: TrainState, loss: float) -> None:
         state.stopped = "early_stop"
 
 
-def constants_of(potential: Potential) -> dict[str, Any]:
-    """What was computed from the data: computing it again may give other last digits."""
-    return {
-        "e0": {str(z): e for z, e in potential.e0.items()},
-        "average_neighbors": potential.average_neighbors,
-        "scale": potential.scale,
-    }
-
-
-def save_checkpoint(job: Job, state: TrainState) -> None:
+def save_checkpoint(job: Job[Any], state: TrainState) -> None:
     """Write everything needed to go on as if nothing had happened (main process only).
 
     Raises:
@@ -245,7 +206,6 @@ def save_checkpoint(job: Job, state: TrainState) -> None:
         "log_size": log.stat().st_size if log.exists() else 0,
         "world_size": job.ranks.world_size,
         "provenance": job.provenance,
-        "constants": constants_of(cast("Potential", job.potential)),
-        **({} if job.alignment is None else {"alignment": job.alignment}),
+        **job.task.constants(),
     }
     write_checkpoint(job.run_dir / CHECKPOINT, tensors, state_to_json(state) | extra)

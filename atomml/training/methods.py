@@ -12,7 +12,7 @@ from atomml.errors import TrainingError
 from atomml.graph import atoms_per_graph
 from atomml.potentials import Potential
 from atomml.training.batches import greedy_batches, join
-from atomml.training.config import LikelihoodConfig
+from atomml.training.config import LikelihoodConfig, RunConfig
 from atomml.training.llpr import estimated_scales, fit_llpr
 from atomml.training.noise_fit import refit_noise
 from atomml.training.parts import Part, TrainingData
@@ -41,7 +41,7 @@ LINEAR = 1e-3
 
 
 def with_uncertainty(
-    job: Job, potential: Potential, data: TrainingData, say: Say
+    job: Job[RunConfig], potential: Potential, data: TrainingData, say: Say
 ) -> Potential | BayesianPotential:
     """The trained potential with the posterior that the configuration asks for, not yet calibrated.
 
@@ -68,7 +68,7 @@ def with_uncertainty(
     return BayesianPotential(posterior)
 
 
-def refit_deviations(job: Job, potential: Potential, data: TrainingData, say: Say) -> None:
+def refit_deviations(job: Job[RunConfig], potential: Potential, data: TrainingData, say: Say) -> None:
     """Fit predicted deviations to the errors of the final weights, where the loss was their likelihood.
 
     Those with a frozen parameter stay as they are.
@@ -93,14 +93,14 @@ def refit_deviations(job: Job, potential: Potential, data: TrainingData, say: Sa
     )
 
 
-def _heads(job: Job, potential: Potential, data: TrainingData) -> Posterior:
+def _heads(job: Job[RunConfig], potential: Potential, data: TrainingData) -> Posterior:
     posterior = head_posterior(potential)
     if not isinstance(posterior, LastLayer):
         return posterior
     return estimated_scales(posterior, _frames(job, data, FRAMES_FOR_SCALES))
 
 
-def _ivon(job: Job, potential: Potential, wanted: IVONConfig) -> Members:
+def _ivon(job: Job[RunConfig], potential: Potential, wanted: IVONConfig) -> Members:
     """Samples of the variational posterior of the last step, of the body; the predicted deviations stay."""
     optimizer = job.optimizer
     if not isinstance(optimizer, IVON):
@@ -111,7 +111,7 @@ def _ivon(job: Job, potential: Potential, wanted: IVONConfig) -> Members:
 
 
 def _laplace(
-    job: Job, potential: Potential, data: TrainingData, wanted: DiagonalLaplaceConfig, say: Say
+    job: Job[RunConfig], potential: Potential, data: TrainingData, wanted: DiagonalLaplaceConfig, say: Say
 ) -> Members:
     """Samples of the diagonal Laplace approximation of the body from the energies per atom."""
     weights = {
@@ -159,17 +159,19 @@ def _samples(
     return Members([with_weights(potential, draw) for draw in draws], method, stretch=stretch)
 
 
-def _frames(job: Job, data: TrainingData, most: int | None) -> Iterator[Data]:
+def _frames(job: Job[RunConfig], data: TrainingData, most: int | None) -> Iterator[Data]:
     """Batches of the training frames, or of at most ``most`` of them, evenly chosen from the reference set."""
     yield from _batches(job, reference_part(data, job.config.data.reference_set), most)
 
 
-def _batches(job: Job, part: Part, most: int | None, max_atoms: int | None = None) -> Iterator[Data]:
+def _batches(
+    job: Job[RunConfig], part: Part, most: int | None, max_atoms: int | None = None
+) -> Iterator[Data]:
     """Batches of some frames, of ``max_atoms``, or by default of the size of the training's."""
     chosen = np.arange(len(part))
     if most is not None:
         chosen = np.unique(np.linspace(0, len(part) - 1, most).astype(int)) if most else chosen[:0]
-    graphs = part.graphs(job.potential.cutoff, job.config.data.cache)  # type: ignore[arg-type]
+    graphs = part.graphs(job.module.cutoff, job.config.data.cache)  # type: ignore[arg-type]
     limit = job.config.batch
     for group in greedy_batches(
         (graphs.shared(int(i)) for i in chosen),

@@ -19,7 +19,7 @@ from atomml.training.checkpoint import (
     read_checkpoint,
     restore_rng,
 )
-from atomml.training.logs import read_jsonl, rewrite_csv
+from atomml.training.logs import columns_of, read_jsonl, rewrite_csv
 from atomml.training.state import Job, TrainState, state_from_json
 
 __all__ = ["FREE", "restore", "saved_alignment", "saved_constants"]
@@ -39,7 +39,7 @@ FREE = {
 """Keys that may change between the pieces of a training."""
 
 
-def restore(job: Job) -> TrainState:
+def restore(job: Job[Any]) -> TrainState:
     """State, weights, moments and random generators of the checkpoint of a run; the log is cut to it.
 
     Raises:
@@ -50,7 +50,7 @@ def restore(job: Job) -> TrainState:
     tensors, saved = read_checkpoint(path, job.ranks.device)
     _require_same(job, saved, str(path))
     state = state_from_json(saved)
-    load_into_parameters(job.potential, tensors, "weights.")
+    load_into_parameters(job.module, tensors, "weights.")
     load_into_optimizer(job.optimizer, job.names, tensors)
     restore_rng(tensors, job.ranks.device)
     state.ema = _group(tensors, "ema.")
@@ -59,7 +59,9 @@ def restore(job: Job) -> TrainState:
     if state.stopped and _limits_moved(job, state):
         state.stopped = ""
     if job.ranks.is_main:
-        rewrite_csv(job.run_dir / "metrics.csv", read_jsonl(job.run_dir / "log.jsonl", saved["log_size"]))
+        records = read_jsonl(job.run_dir / "log.jsonl", saved["log_size"])
+        columns = columns_of(job.task.terms, job.task.measures)
+        rewrite_csv(job.run_dir / "metrics.csv", records, columns)
     return state
 
 
@@ -85,7 +87,7 @@ def saved_alignment(run_dir: Path, device: torch.device) -> Alignment | None:
     return None if saved is None else Alignment.from_dict(saved)
 
 
-def _with_defaults(saved: dict[str, Any], job: Job) -> dict[str, Any]:
+def _with_defaults(saved: dict[str, Any], job: Job[Any]) -> dict[str, Any]:
     """The saved configuration with the defaults of keys that its version did not have."""
     try:
         return type(job.config).model_validate(saved).resolved()
@@ -99,7 +101,7 @@ def _group(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.
     return found or None
 
 
-def _limits_moved(job: Job, state: TrainState) -> bool:
+def _limits_moved(job: Job[Any], state: TrainState) -> bool:
     config = job.config
     return state.stopped != "early_stop" and not (
         (config.epochs is not None and state.epoch >= config.epochs)
@@ -113,7 +115,7 @@ def _shapes_training(uncertainty: Mapping[str, Any] | None) -> bool:
     return uncertainty is not None and uncertainty["kind"] == "ivon"
 
 
-def _require_same(job: Job, saved: Mapping[str, Any], where: str) -> None:
+def _require_same(job: Job[Any], saved: Mapping[str, Any], where: str) -> None:
     free = set(FREE)
     if job.config.schedule.kind != "cosine":
         free |= {"epochs", "max_steps"}

@@ -29,7 +29,7 @@ from atomml.training.loop import fit
 from atomml.training.members import MEMBERS, assemble, is_finished, member_configs
 from atomml.training.mixture import mixture_table
 from atomml.training.resume import saved_alignment, saved_constants
-from atomml.training.start import resumed, started
+from atomml.training.start import resumed, save_splits, started
 from atomml.training.swag import SWAG
 from atomml.uncertainty.bayesian import BayesianPotential
 from atomml.uncertainty.config import EnsembleConfig
@@ -200,7 +200,7 @@ def run(
             job = make_job(config, potential, data, ranks, console=console, origin=origin)
             parameters = sum(p.numel() for p in job.names)
             say(f"{parameters:,} parameters, {len(job.steps_of_epoch(0))} steps per epoch")
-            state = resumed(job, say) if going_on else started(job, data)
+            state = resumed(job, say) if going_on else started(job, lambda: save_splits(data, run_dir))
             if not state.stopped and ranks.is_main:
                 shutil.rmtree(run_dir / SWAG, ignore_errors=True)  # it began where an earlier training ended
             fit(job, state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from atomml.training.config import ScheduleConfig
+from atomml.training.loop_config import ScheduleConfig
 
 __all__ = ["Plateau", "after_validation", "learning_rate_factor"]
 

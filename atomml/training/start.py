@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch
 import yaml
 
 from atomml.files import replace_file
@@ -20,23 +22,22 @@ from atomml.training.state import Job, TrainState
 __all__ = ["resumed", "save_splits", "started"]
 
 
-def started(job: Job, data: TrainingData) -> TrainState:
-    """A new state; configuration, division and the first checkpoint are written."""
-    state = TrainState()
-    state.epoch_sums = state.epoch_sums.to(job.ranks.device)
-    state.window_sums = state.window_sums.to(job.ranks.device)
+def started(job: Job[Any], write: Callable[[], None]) -> TrainState:
+    """A new state; configuration, what ``write`` has to (the division of the data), and the first checkpoint."""
+    zeros = torch.zeros(3, len(job.task.terms), dtype=torch.float64, device=job.ranks.device)
+    state = TrainState(epoch_sums=zeros.clone(), window_sums=zeros)
     if job.config.ema > 0:
-        state.ema = start_ema(job.potential)
+        state.ema = start_ema(job.module)
     if job.ranks.is_main:
         text = yaml.safe_dump(job.config.resolved(), sort_keys=False, allow_unicode=True)
         replace_file(job.run_dir / "config.yaml", text.encode())
-        save_splits(data, job.run_dir)
+        write()
         append_jsonl(job.run_dir / "log.jsonl", {"kind": "start", **job.provenance})
     save_checkpoint(job, state)
     return state
 
 
-def resumed(job: Job, say: Callable[[object], None]) -> TrainState:
+def resumed(job: Job[Any], say: Callable[[object], None]) -> TrainState:
     """The state of the checkpoint, see `atomml.training.resume.restore` for errors."""
     state = restore(job)
     if job.ranks.is_main:

@@ -6,20 +6,19 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from rich.console import Console
 from torch import nn
 from torch.optim import Optimizer
-from torch_geometric.data import Data
 
 from atomml.shapes import Float64, Tensor
-from atomml.training.config import RunConfig
 from atomml.training.distributed import Ranks
+from atomml.training.loop_config import LoopConfig
 from atomml.training.schedule import Plateau
 
-__all__ = ["Job", "TrainState", "state_from_json", "state_to_json"]
+__all__ = ["Job", "Task", "TrainState", "state_from_json", "state_to_json"]
 
 
 @dataclass
@@ -35,7 +34,7 @@ class TrainState:
         waited: epochs since then.
         plateau: memory of the plateau schedule.
         stopped: why the training ended; empty while it goes on.
-        epoch_sums: [3, 3] rows Σρ, label counts, and (Σ gradient norm, 0, 0) since the epoch began.
+        epoch_sums: rows Σρ, label counts, and (Σ gradient norm, 0, …), by term, since the epoch began.
         window_sums: the same since the last line of the log.
         ema, best: averaged and best weights by parameter name; None where not in use.
     """
@@ -50,57 +49,83 @@ class TrainState:
     waited: int = 0
     plateau: Plateau = field(default_factory=Plateau)
     stopped: str = ""
-    epoch_sums: Float64[Tensor, "3 3"] = field(default_factory=lambda: torch.zeros(3, 3, dtype=torch.float64))
-    window_sums: Float64[Tensor, "3 3"] = field(
-        default_factory=lambda: torch.zeros(3, 3, dtype=torch.float64)
-    )
+    epoch_sums: Float64[Tensor, "3 terms"] = field(default_factory=lambda: torch.zeros(3, 0).double())
+    window_sums: Float64[Tensor, "3 terms"] = field(default_factory=lambda: torch.zeros(3, 0).double())
     ema: dict[str, Tensor] | None = None
     best: dict[str, Tensor] | None = None
 
 
+@runtime_checkable
+class Task(Protocol):
+    """What is trained: how a batch is judged. The loop knows nothing else of it."""
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms of the loss."""
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of what `validate` measures besides ``valid_loss``, for ``metrics.csv``."""
+
+    def sums(
+        self, batch: Any, progress: float
+    ) -> tuple[Float64[Tensor, " terms"], Float64[Tensor, " terms"]]:
+        """Σ of each term over a batch, with its graph, and the number of labels; the loss is `combine` of them.
+
+        ``progress``: share of the training that is done.
+        """
+
+    def validate(self) -> dict[str, Any]:
+        """``valid_loss`` and other numbers on held-out data, over all processes; empty without such data.
+
+        The weights are in place and the module is in evaluation mode.
+        """
+
+    def size_of(self, batch: Any) -> str:
+        """How large a batch is, for a message, and what to lower in the configuration."""
+
+    def names_of(self, batch: Any) -> str:
+        """What is in a batch, for a message."""
+
+    def constants(self) -> dict[str, Any]:
+        """What was computed from the data, for the checkpoint: computed again it may have other last digits."""
+
+
+C = TypeVar("C", bound=LoopConfig)
+
+
 @dataclass(frozen=True)
-class Job:
+class Job(Generic[C]):
     """The fixed parts of a training.
 
     Attributes:
         config: the configuration.
-        potential: the module being trained; ``forward(graph, forces=, stress=, create_graph=)``.
+        module: what is being trained.
+        task: how it is judged.
         optimizer: its optimiser.
         names: name of every parameter.
         ranks: this process among all.
-        weights: of energy, forces and stress in the loss, on the device.
-        sets: names of the sets that are trained on; one empty name for a single set.
-        factors: of the loss terms for each set, on the device; None for a single set.
-        valid_shares: weight of each set in the validation loss, 0 where it has no validation frames.
+        weights: of the terms in the loss, on the device.
         run_dir: folder for results.
         steps_of_epoch: rows of each step of this process, for an epoch.
-        train_batches: graphs for a list of steps.
-        valid_batches: number of the set and graphs of the validation set (this process's share); None
-            without one.
-        frame_names: names of the frames of a batch, for messages.
+        train_batches: batches for a list of steps; None where this process has none.
         provenance: version, seed and data fingerprint, recorded in every artefact.
-        alignment: JSON form of the alignment of several sets' energies, kept in the checkpoint.
         console: terminal of the main process, None on the others.
         on_epoch: called after each epoch, before its checkpoint is written.
     """
 
-    config: RunConfig
-    potential: nn.Module
+    config: C
+    module: nn.Module
+    task: Task
     optimizer: Optimizer
     names: dict[nn.Parameter, str]
     ranks: Ranks
-    weights: Float64[Tensor, " 3"]
+    weights: Float64[Tensor, " terms"]
     run_dir: Path
     steps_of_epoch: Callable[[int], list[list[int]]]
-    train_batches: Callable[[Sequence[list[int]]], Iterator[Data | None]]
-    valid_batches: Callable[[], Iterator[tuple[int, Data]]] | None
-    frame_names: Callable[[Data], str]
+    train_batches: Callable[[Sequence[list[int]]], Iterator[Any]]
     provenance: dict[str, Any]
     console: Console | None = None
-    sets: tuple[str, ...] = ("",)
-    factors: Float64[Tensor, "sets 3"] | None = None
-    valid_shares: tuple[float, ...] = (1.0,)
-    alignment: dict[str, Any] | None = None
     on_epoch: Callable[[TrainState], None] | None = None
 
 

@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save
 from atomml.files import replace_file
 from atomml.potentials import Potential
 from atomml.training.checkpoint import CHECKPOINT
-from atomml.training.config import LikelihoodConfig, RunConfig, ScheduleConfig
+from atomml.training.config import LikelihoodConfig, RunConfig
 from atomml.training.job import make_job
 from atomml.training.loop import fit
+from atomml.training.loop_config import ScheduleConfig
 from atomml.training.parts import TrainingData
-from atomml.training.start import resumed, started
+from atomml.training.start import resumed, save_splits, started
 from atomml.training.state import Job, TrainState
 from atomml.uncertainty.config import SWAGConfig
 from atomml.uncertainty.posterior import Members
@@ -32,7 +33,11 @@ CYCLE_ENDS_AT = 0.01
 
 
 def fit_swag(
-    job: Job, potential: Potential, data: TrainingData, wanted: SWAGConfig, say: Callable[[object], None]
+    job: Job[RunConfig],
+    potential: Potential,
+    data: TrainingData,
+    wanted: SWAGConfig,
+    say: Callable[[object], None],
 ) -> Members:
     """Samples of the Gaussian fitted to the body's weights in ``wanted.epochs`` further epochs, in ``run_dir/swag``.
 
@@ -46,7 +51,7 @@ def fit_swag(
     say(f"SWAG: {wanted.epochs} epochs at a {wanted.rate} rate of {config.optimizer.lr:.2g}")
     going_on = (folder / CHECKPOINT).exists()
     folder.mkdir(exist_ok=True)
-    state = resumed(collecting, say) if going_on else started(collecting, data)
+    state = resumed(collecting, say) if going_on else started(collecting, lambda: save_splits(data, folder))
     fit(collecting, state)
     moments = SwagMoments(wanted.rank)
     for epoch in range(1, wanted.epochs + 1):
@@ -96,7 +101,7 @@ def _snapshot(folder: Path, epoch: int) -> Path:
     return folder / "snapshots" / f"{epoch}.safetensors"
 
 
-def _save_snapshot(job: Job, state: TrainState, folder: Path) -> None:
+def _save_snapshot(job: Job[RunConfig], state: TrainState, folder: Path) -> None:
     if job.ranks.is_main:
         weights = {
             name: p.detach().cpu().contiguous() for p, name in job.names.items() if name.startswith("body.")

@@ -16,7 +16,7 @@ from ase.io import read, write
 
 from atomml.errors import ConfigError, DataError, TrainingError
 from atomml.potentials import load_model, read_header
-from atomml.training import loop, step, train
+from atomml.training import loop, potential_task, train
 from tests.training.helpers import configured, tiny_settings
 
 
@@ -158,13 +158,13 @@ def test_limits_end_with_a_validation_and_a_model(settings, changes, reason, ste
 
 
 def test_a_gradient_that_is_not_finite_names_the_frames(settings, monkeypatch):
-    original = step.loss_sums
+    original = potential_task.loss_sums
 
     def broken(*args):
         sums, counts = original(*args)
         return sums * float("nan"), counts
 
-    monkeypatch.setattr(step, "loss_sums", broken)
+    monkeypatch.setattr(potential_task, "loss_sums", broken)
     with pytest.raises(TrainingError, match="not finite at step 1") as caught:
         train(configured(settings), quiet=True)
     assert "frames.xyz" in str(caught.value)
@@ -175,7 +175,7 @@ def test_exhausted_memory_names_the_batch_and_the_setting(settings, monkeypatch)
     def exhausted(*args):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(step, "loss_sums", exhausted)
+    monkeypatch.setattr(potential_task, "loss_sums", exhausted)
     with pytest.raises(TrainingError, match=r"4 structures, 16 atoms, \d+ edges") as caught:
         train(configured(settings), quiet=True)
     assert "batch.max_edges" in str(caught.value)

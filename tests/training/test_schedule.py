@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from atomml.training.config import ScheduleConfig
 from atomml.training.ema import ema_decay, start_ema, swapped_weights, update_ema
+from atomml.training.loop_config import ScheduleConfig
 from atomml.training.schedule import Plateau, after_validation, learning_rate_factor
 
 
