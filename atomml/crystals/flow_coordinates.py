@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -56,6 +56,7 @@ class Belief(NamedTuple):
     concentration: Angles
 
 
+@runtime_checkable
 class CoordinateFlow(Protocol):
     """What training and sampling ask of a flow.
 
