@@ -61,7 +61,7 @@ def mean_length(concentration: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape
 def entropy(kappa: Float[ndarray, "*shape"] | float) -> Float[ndarray, "*shape"]:
     """Entropy H(κ) = ln(2π I₀(κ)) − κ A(κ) of a von Mises distribution, in nats; H(0) = ln 2π."""
     kappa = np.asarray(kappa, dtype=np.float64)
-    return np.log(_TURN * i0e(kappa)) + kappa * (1 - bessel_ratio(kappa))
+    return np.asarray(np.log(_TURN * i0e(kappa)) + kappa * (1 - bessel_ratio(kappa)))
 
 
 def von_mises_kl(
