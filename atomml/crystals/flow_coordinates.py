@@ -175,9 +175,7 @@ class VonMisesFlow(CoordinateFlow):
     """
 
     beta1: float = 1000.0
-    banks: TrajectoryBanks | None = field(
-        default_factory=lambda: TrajectoryBanks(), compare=False, repr=False
-    )
+    banks: TrajectoryBanks | None = field(default_factory=TrajectoryBanks, compare=False, repr=False)
 
     def accuracies(self, steps: int) -> Accuracies:
         """α_1..α_n; see `accuracy_schedule` for what is refused."""
@@ -189,6 +187,7 @@ class VonMisesFlow(CoordinateFlow):
 
     def after(self, x: Angles, done: Counts, steps: int, *, generator: torch.Generator) -> Belief:
         """Belief after ``done`` (0..steps) samples of x: a row of the bank, or a simulation where there is none."""
+        done = done.to(x.device)
         if self.banks is not None:
             return self.banks.get(self, steps, x.device).draw(x, done, generator=generator)
         belief = self.prior(x.shape, generator=generator, device=x.device, dtype=x.dtype)
@@ -240,7 +239,7 @@ class AdditiveFlow(CoordinateFlow):
         return torch.expm1(done.to(torch.float64) / steps * math.log1p(self.beta1))
 
 
-def update(belief: Belief, y: Float[Tensor, "*shape"], accuracy: Float[Tensor, "*#shape"] | float) -> Belief:
+def update(belief: Belief, y: Angles, accuracy: Float[Tensor, "*#shape"] | float) -> Belief:
     """Posterior after one sample y ~ vM(x, α): c' e^{im'} = c e^{im} + α e^{iy}."""
     alpha = torch.as_tensor(accuracy).to(y)
     cosine, sine = _vector(belief)
@@ -279,9 +278,8 @@ def _add_gaussian(
     belief: Belief, x: Angles, precision: Float[Tensor, "*#shape"], generator: torch.Generator
 ) -> Belief:
     """Posterior after a sample N(u(x), 1/ρ) in the plane: z + ρ u(x) + √ρ ε."""
-    noise = torch.randn((2, *x.shape), generator=generator, device=generator.device, dtype=x.dtype).to(
-        x.device
-    )
+    noise = torch.randn((2, *x.shape), generator=generator, device=generator.device, dtype=x.dtype)
+    noise = noise.to(x.device)
     cosine, sine = _vector(belief)
     return _from_vector(
         cosine + precision * torch.cos(x) + torch.sqrt(precision) * noise[0],
