@@ -101,7 +101,7 @@ class CrystalBatch:
 
 
 def _inside(fractional: Any) -> Any:
-    """f mod 1, which rounding can make 1 for small negative f."""
+    """Fractions mod 1, which rounding can make 1 for small negative f."""
     wrapped = fractional % 1.0
     return np.where(wrapped >= 1.0, 0.0, wrapped)
 

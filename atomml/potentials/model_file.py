@@ -202,8 +202,12 @@ def _inconsistent(error: Exception, path: str | Path) -> ModelFileError:
     )
 
 
-def read_header(path: str | Path) -> dict[str, Any]:
+def read_header(path: str | Path, kind: str = FORMAT) -> dict[str, Any]:
     """The JSON header of a model file: configuration, elements, units, data fingerprint, metrics.
+
+    Args:
+        path: a file, or the name of a model in the package.
+        kind: format that the file must have: that of a potential, or another kind of model of ours.
 
     Raises:
         ModelFileError: no such file, not a model file of ours, or truncated.
@@ -234,8 +238,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
             fix="copy or download it again",
         )
     header: dict[str, Any] = json.loads(text)
-    if header.get("format") != FORMAT or not isinstance(header.get("format_version"), int):
-        raise ModelFileError("The header is not that of a model.", **foreign)
+    if header.get("format") != kind or not isinstance(header.get("format_version"), int):
+        found = header.get("format")
+        raise ModelFileError(f"The file is {found!r}, where {kind!r} is needed.", **foreign)
     return header
 
 

@@ -17,7 +17,8 @@ from atomml.potentials.build import with_constants
 from atomml.training.config import FinetuneConfig
 from atomml.training.evaluation import evaluate
 from atomml.training.parts import AnyPart, TrainingData
-from atomml.training.run import Say, TrainResult, model_references, run, say_references, settings_of
+from atomml.training.run import Say, TrainResult, model_references, run, say_references
+from atomml.training.run_folder import settings_of
 
 __all__ = ["finetune", "freeze", "refit_references", "with_references"]
 

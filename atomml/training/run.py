@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from rich.console import Console
 
-from atomml.config import load_config, parse_config, set_by_path
 from atomml.datasets import ReferenceEnergies
-from atomml.errors import ConfigError, TrainingError
+from atomml.errors import ConfigError
 from atomml.files import replace_file
 from atomml.potentials import Potential, build_potential
 from atomml.potentials.build import with_constants
@@ -29,6 +26,7 @@ from atomml.training.loop import fit
 from atomml.training.members import MEMBERS, assemble, is_finished, member_configs
 from atomml.training.mixture import mixture_table
 from atomml.training.resume import saved_alignment, saved_constants
+from atomml.training.run_folder import full_disk, prepare_run_dir, settings_of, threads
 from atomml.training.start import resumed, save_splits, started
 from atomml.training.swag import SWAG
 from atomml.uncertainty.bayesian import BayesianPotential
@@ -39,13 +37,11 @@ __all__ = [
     "Say",
     "TrainResult",
     "model_references",
-    "prepare_run_dir",
     "run",
     "say_references",
     "train",
 ]
 
-C = TypeVar("C", bound=RunConfig)
 Say = Callable[[object], None]
 Build = Callable[[TrainingData, Say, int], Potential]
 
@@ -135,18 +131,6 @@ def say_references(references: ReferenceEnergies, say: Say) -> None:
         say(references.caption())
 
 
-def settings_of(
-    model: type[C], config: C | str | Path, overrides: Mapping[str, Any] | None
-) -> tuple[C, Path | None]:
-    """Validated configuration with overrides, and the folder of its file."""
-    if isinstance(config, str | Path):
-        return load_config(model, config, overrides), Path(config).parent
-    data = config.model_dump()
-    for key, value in (overrides or {}).items():
-        set_by_path(data, key, value)
-    return parse_config(model, data, where="overrides"), None
-
-
 def run(
     config: RunConfig,
     build: Build,
@@ -173,7 +157,7 @@ def run(
             config, build, base=base, resume=resume, overwrite=overwrite, quiet=quiet, origin=origin
         )
     run_dir = Path(config.run_dir)
-    with _threads(config.threads), distributed_from_env(config.device) as ranks, _full_disk(run_dir):
+    with threads(config.threads), distributed_from_env(config.device) as ranks, full_disk(run_dir):
         console = Console(stderr=True) if ranks.is_main and not quiet else None
         say: Say = _silent if console is None else lambda item: console.print(item, highlight=False)
         if (run_dir / MEMBERS).exists() and not overwrite:
@@ -246,33 +230,6 @@ def _run_ensemble(
     return TrainResult(run_dir, metrics, model)
 
 
-def prepare_run_dir(run_dir: Path, *, overwrite: bool, resume: bool) -> None:
-    """Make the run folder, or empty it when ``overwrite``; a resumed run without a checkpoint starts anew.
-
-    Raises:
-        ConfigError: the folder has files and neither was asked for, or it is not a run folder.
-    """
-    files = list(run_dir.iterdir()) if run_dir.is_dir() else []
-    if files and not (run_dir / "config.yaml").exists():
-        raise ConfigError(
-            "The folder has files in it and is not a run folder.",
-            where=str(run_dir),
-            fix="choose another run_dir",
-        )
-    if files and not (overwrite or resume):
-        raise ConfigError(
-            "The run folder is in use.",
-            where=str(run_dir),
-            fix="choose another run_dir, go on with --resume, or discard it with --overwrite",
-        )
-    for path in files:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    run_dir.mkdir(parents=True, exist_ok=True)
-
-
 def _say_data(data: TrainingData, say: Say) -> None:
     for name, text in data.summary.items():
         say(f"{name} files: {text}")
@@ -290,30 +247,3 @@ def _shift(references: ReferenceEnergies, data: TrainingData) -> float:
 
 def _silent(item: object) -> None:
     """Print nothing."""
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Use ``number`` threads inside the block; None leaves torch as it is."""
-    before = torch.get_num_threads()
-    try:
-        if number is not None:
-            torch.set_num_threads(number)
-        yield
-    finally:
-        if number is not None:
-            torch.set_num_threads(before)
-
-
-@contextmanager
-def _full_disk(run_dir: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise TrainingError(
-            "The disk is full; the last checkpoint is intact.",
-            where=str(run_dir),
-            fix="free some space, then go on with --resume",
-        ) from error

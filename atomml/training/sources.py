@@ -49,7 +49,12 @@ class Source:
 
 
 def load_source(
-    config: SourceConfig, base: Path | None, *, free_only: bool = False, name: str = "data"
+    config: SourceConfig,
+    base: Path | None,
+    *,
+    free_only: bool = False,
+    name: str = "data",
+    require_energy: bool = True,
 ) -> Source:
     """Read and divide one set.
 
@@ -58,6 +63,7 @@ def load_source(
         base: folder of the configuration file, for relative paths.
         free_only: see `Part`.
         name: path of ``config`` in the configuration, for messages.
+        require_energy: refuse files in which no frame has an energy.
 
     Raises:
         DataError: a file that cannot be read, an unknown tag.
@@ -65,10 +71,10 @@ def load_source(
     """
     if config.train is None:
         raise ConfigError(f"{name}.train: there are no files.", fix="name the training files")
-    stores = {"train": _load(config.train, config, base)}
+    stores = {"train": _load(config.train, config, base, require_energy)}
     for part, source in (("valid", config.valid), ("test", config.test)):
         if isinstance(source, str | list):
-            stores[part] = _load(source, config, base)
+            stores[part] = _load(source, config, base, require_energy)
     split = _divide(config, stores["train"], base, name)
     parts = {"train": Part(stores["train"], split.train, free_only)}
     for part, rows in (("valid", split.valid), ("test", split.test)):
@@ -103,10 +109,10 @@ def require_known_elements(known: set[int], parts: Mapping[str, Part]) -> None:
             )
 
 
-def _load(paths: Paths, config: SourceConfig, base: Path | None) -> FrameStore:
+def _load(paths: Paths, config: SourceConfig, base: Path | None, require_energy: bool) -> FrameStore:
     listed = [paths] if isinstance(paths, str) else paths
     options = {name: getattr(config, name) for name in READER_OPTIONS}
-    return load_frames([resolve_path(p, base) for p in listed], **options)
+    return load_frames([resolve_path(p, base) for p in listed], require_energy=require_energy, **options)
 
 
 def _divide(config: SourceConfig, store: FrameStore, base: Path | None, name: str) -> Split:

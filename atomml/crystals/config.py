@@ -1,0 +1,132 @@
+"""The configuration of a crystal model and of its training: every key with its meaning and default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from atomml.config import Config
+from atomml.training.config import SourceConfig
+from atomml.training.loop_config import Fraction, LoopConfig
+
+__all__ = [
+    "CSPNetConfig",
+    "CrystalBatchConfig",
+    "CrystalDataConfig",
+    "CrystalLossConfig",
+    "CrystalModelConfig",
+    "CrystalTrainConfig",
+    "FlowConfig",
+]
+
+
+class CSPNetConfig(Config):
+    """A network of all pairs of atoms."""
+
+    kind: Literal["cspnet"] = "cspnet"
+    """Which network."""
+    hidden: PositiveInt = 512
+    """Channels of an atom and of a pair."""
+    layers: PositiveInt = 6
+    """Rounds of messages."""
+    frequencies: PositiveInt = 128
+    """Fourier frequencies 0 … F − 1 of a distance around the cell."""
+    time_channels: Annotated[int, Field(ge=4, multiple_of=2)] = 128
+    """Channels of the time."""
+
+
+class FlowConfig(Config):
+    """How what is known about a crystal grows from nothing to the crystal."""
+
+    coordinates: Literal["von_mises", "additive"] = "von_mises"
+    """``von_mises``: observations of an angle on the circle, with accuracies that make the entropy fall evenly;
+    ``additive``: Gaussian observations of (cos, sin), whose accuracies add up. The second needs no table and is
+    better at hundreds of steps, the first at ten."""
+    beta1_coordinates: PositiveFloat = 1000.0
+    """Concentration of the belief at the end; 1000 is 0.005 of the cell."""
+    beta1_types: PositiveFloat = 0.5
+    """Accuracy of the elements at the end, β(t) = β₁ t²."""
+    sigma1_lattice: Annotated[float, Field(gt=0, lt=1)] = 10**-1.5
+    """Deviation of the scaled lattice at the end."""
+    steps: Annotated[list[PositiveInt], Field(min_length=1)] = [10, 20, 50, 100, 1000]
+    """Numbers of steps to train for; each batch takes one of them. Sampling with others works too."""
+
+
+class CrystalModelConfig(Config):
+    """What a model is made of."""
+
+    network: CSPNetConfig = CSPNetConfig()
+    """The network."""
+    flow: FlowConfig = FlowConfig()
+    """The flows of coordinates, elements and lattice."""
+    given_types: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the training in which the elements are given. 1: structure prediction only; 0: generation only;
+    between: one model for both."""
+    properties: list[str] = []
+    """Columns of the data, or ``density`` (g/cm³), that generation can be guided by."""
+    property_dropout: Fraction = 0.3
+    """Share of the training without the properties, from which guidance learns what crystals are like without."""
+
+
+class CrystalDataConfig(SourceConfig):
+    """Crystals to learn from: CSV with a column ``cif``, CIFs, anything that ASE reads, or a native store."""
+
+    max_atoms: PositiveInt = 64
+    """Crystals with more atoms are left out, and counted."""
+
+
+class CrystalLossConfig(Config):
+    """L = Σ weight · mean of what one step of the flow costs; all 1 is the bound on −log p (up to units)."""
+
+    coordinates: NonNegativeFloat = 1.0
+    """Weight of the coordinates."""
+    lattice: NonNegativeFloat = 1.0
+    """Weight of the lattice."""
+    types: NonNegativeFloat = 1.0
+    """Weight of the elements."""
+    distance: Literal["square", "cosine"] = "square"
+    """Of angles: ``square`` of the difference around the circle, as published code has it; ``cosine`` 1 − cos, the
+    bound itself."""
+    mean_over_origins: bool = False
+    """Learn the mean of the target over all origins of the cell that fit what is known (Rao-Blackwell): less noise.
+    Needs ``distance: cosine``."""
+
+    @model_validator(mode="after")
+    def _cosine(self) -> CrystalLossConfig:
+        if self.mean_over_origins and self.distance != "cosine":
+            raise ValueError("mean_over_origins needs distance: cosine")
+        return self
+
+
+class CrystalBatchConfig(Config):
+    """Size of a batch on each process; crystals of similar size come together."""
+
+    batch_size: PositiveInt = 256
+    """Crystals."""
+    max_pairs: PositiveInt | None = None
+    """Pairs of atoms, padding included: what memory is proportional to."""
+
+
+class CrystalTrainConfig(LoopConfig):
+    """Everything that decides the result of a training of a crystal model."""
+
+    data: CrystalDataConfig
+    """Crystals."""
+    model: CrystalModelConfig = CrystalModelConfig()
+    """The model."""
+    loss: CrystalLossConfig = CrystalLossConfig()
+    """Terms of the loss."""
+    batch: CrystalBatchConfig = CrystalBatchConfig()
+    """Batch limits."""
+    clip_norm: PositiveFloat | None = None
+    """Largest norm of the gradient; null for no clipping."""
+    ema: Fraction = 0.995
+    """Decay of the moving average of the weights, which is what is validated and kept; 0 turns it off."""
+
+    @model_validator(mode="after")
+    def _validated(self) -> CrystalTrainConfig:
+        has_valid = self.data.valid is not None or self.data.split is not None
+        if not has_valid and (self.early_stop is not None or self.schedule.kind == "plateau"):
+            raise ValueError("early_stop and the plateau schedule need data.valid")
+        return self
