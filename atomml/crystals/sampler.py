@@ -10,13 +10,13 @@ import torch
 from numpy.random import SeedSequence
 
 from atomml.crystals.batch import CrystalBatch
-from atomml.crystals.circle import angle_of, wrap
+from atomml.crystals.circle import wrap
 from atomml.crystals.flow_coordinates import Belief
 from atomml.crystals.model import Constraint, CrystalModel, State, Target
 from atomml.crystals.network import NetworkOutput
 from atomml.crystals.requests import Request
 from atomml.errors import ConfigError, UnsupportedError
-from atomml.shapes import Bool, Float, Float64, Int64, Tensor
+from atomml.shapes import Bool, Float, Float64, Tensor
 
 __all__ = ["Sampled", "Strategy", "sample"]
 
@@ -119,7 +119,7 @@ class _Asked:
                 allowed[k] = torch.tensor([z in request.allowed for z in model.elements])
             for atom, site in enumerate(request.sites or ()):
                 numbers[k, atom], self.site[k, atom] = site.number, True
-                fractional[k, atom] = torch.tensor(site.position)
+                fractional[k, atom] = torch.tensor(site.fractional)
             if request.lattice is not None:
                 lattice[k], self.cell[k] = torch.tensor(request.lattice), True
         given = (numbers > 0).to(device)
