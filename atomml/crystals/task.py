@@ -76,6 +76,10 @@ class CrystalTask:
             zip(self.measures, means, strict=True)
         )
 
+    def learns_apart(self, name: str) -> bool:
+        """None does."""
+        return False
+
     def size_of(self, batch: Crystals) -> str:
         """Crystals and atoms of the largest; ``batch.max_pairs`` limits memory best."""
         count, width = batch.crystals.fractional.shape[:2]

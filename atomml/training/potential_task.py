@@ -94,6 +94,10 @@ class PotentialTask:
         whole = errors_from_sums(errors.sum(dim=0))
         return {"valid_loss": total / sum(self.valid_shares)} | whole | {"sets": by_set}
 
+    def learns_apart(self, name: str) -> bool:
+        """What the heads of a shallow ensemble differ in: its gradient grows as the errors shrink."""
+        return name == "spread"
+
     def size_of(self, batch: Data) -> str:
         """Structures, atoms and edges; ``batch.max_edges`` limits memory best."""
         return (

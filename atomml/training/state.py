@@ -81,6 +81,9 @@ class Task(Protocol):
         The weights are in place and the module is in evaluation mode.
         """
 
+    def learns_apart(self, name: str) -> bool:
+        """Whether a parameter learns from a gradient of its own, which must not shrink that of the others."""
+
     def size_of(self, batch: Any) -> str:
         """How large a batch is, for a message, and what to lower in the configuration."""
 

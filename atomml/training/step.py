@@ -16,7 +16,7 @@ from atomml.training.loss import combine
 from atomml.training.state import Job, TrainState
 from atomml.uncertainty.ivon import IVON
 
-__all__ = ["explain_failures", "require_finite_norm", "trainable", "training_step"]
+__all__ = ["clip_gradients", "explain_failures", "require_finite_norm", "trainable", "training_step"]
 
 
 def trainable(job: Job[Any]) -> list[torch.nn.Parameter]:
@@ -47,8 +47,7 @@ def training_step(
             combine(sums, total[1], job.weights).backward(inputs=trainable(job))
     parameters = trainable(job)
     reduce_gradients(parameters, job.ranks)
-    limit = float("inf") if config.clip_norm is None else config.clip_norm
-    norm = torch.nn.utils.clip_grad_norm_(parameters, limit).to(torch.float64)
+    norm = clip_gradients(job, parameters)
     if device.type == "cpu":  # on a GPU the check waits for the next line of the log, to keep the queue full
         require_finite_norm(job, state, norm, batch)
     job.optimizer.step()
@@ -61,6 +60,15 @@ def training_step(
     state.step += 1
     state.batch += 1
     return norm
+
+
+def clip_gradients(job: Job[Any], parameters: list[torch.nn.Parameter]) -> Float64[Tensor, ""]:
+    """Limit the norm of the gradient, of parameters that learn apart by itself; returns the whole norm before."""
+    limit = float("inf") if job.config.clip_norm is None else job.config.clip_norm
+    apart = [p for p in parameters if job.task.learns_apart(job.names[p])]
+    together = [p for p in parameters if not job.task.learns_apart(job.names[p])]
+    norms = [torch.nn.utils.clip_grad_norm_(group, limit).double() for group in (together, apart) if group]
+    return torch.stack(norms).norm()
 
 
 def sampled_weights(job: Job[Any]) -> AbstractContextManager[object]:

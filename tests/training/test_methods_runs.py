@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,13 @@ from atomml.errors import ConfigError, ModelFileError
 from atomml.potentials import Potential, read_header
 from atomml.training import finetune, loop, train
 from atomml.training.config import FinetuneConfig
+from atomml.training.distributed import Ranks
+from atomml.training.job import optimizer_for
+from atomml.training.potential_task import PotentialTask
+from atomml.training.state import Job
+from atomml.training.step import clip_gradients
 from atomml.uncertainty.bayesian import BayesianPotential
+from tests.potentials.conftest import make_potential
 from tests.training.helpers import MODEL, configured, draw_nothing, tiny_settings
 from tests.training.test_methods import NLL, NOISY
 
@@ -250,3 +257,28 @@ def test_a_network_with_direct_forces_has_members(plain, uncertainty):
 def test_a_plain_model_has_no_entry(plain):
     result = train(configured(plain, model=MODEL), quiet=True)
     assert entry_of(result.run_dir) is None
+
+
+def test_a_large_gradient_of_the_spread_does_not_shrink_that_of_the_body(plain):
+    """Adam does not see a constant factor, but a limit on the norm of both is a factor that jumps."""
+    config = configured(plain, model=MODEL | {"heads": 3}, loss=NLL, clip_norm=1.0)
+    potential, weights = make_potential(heads=3), torch.ones(3).double()
+    job = Job(
+        config=config,
+        module=potential,
+        task=PotentialTask(config, potential, Ranks(), weights, None, str),
+        optimizer=optimizer_for(config.optimizer, potential),
+        names={p: name for name, p in potential.named_parameters()},
+        ranks=Ranks(),
+        weights=weights,
+        run_dir=Path(config.run_dir),
+        steps_of_epoch=lambda epoch: [],
+        train_batches=lambda steps: iter(()),
+        provenance={},
+    )
+    for p, name in job.names.items():
+        p.grad = torch.full_like(p, 1e6 if name == "spread" else 1e-4)
+    norm = clip_gradients(job, list(job.names))
+    assert norm == pytest.approx(1e6 * potential.spread.numel() ** 0.5, rel=1e-6)
+    assert potential.spread.grad.norm() == pytest.approx(1.0, rel=1e-5)
+    assert float(potential.body.embedding.grad.max()) == pytest.approx(1e-4)
