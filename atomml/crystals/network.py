@@ -94,12 +94,14 @@ class CSPNet(nn.Module):
         if x.condition is not None:
             h = h + x.condition[:, None]
         pair = fourier_features(x.mean[:, None] - x.mean[:, :, None], self.frequencies)
-        metric = (x.lattice @ x.lattice.transpose(1, 2)).flatten(1)
+        metric = _product(x.lattice, x.lattice.transpose(1, 2)).flatten(1)
         for layer in self.layers:
             h = layer(h, metric, pair, x.mask)
         h = self.norm(h)
         factor = self.lattice(_mean_over_atoms(h, x.mask)).unflatten(1, (3, 3))
-        return NetworkOutput(wrap(x.mean + self.coordinates(h)), factor @ x.lattice, self.types(h))
+        return NetworkOutput(
+            wrap(x.mean + self.coordinates(h)), _product(factor.to(x.lattice), x.lattice), self.types(h)
+        )
 
 
 class CSPLayer(nn.Module):
@@ -151,3 +153,10 @@ def _mean_over_atoms(
     h: Float[Tensor, "crystals atoms hidden"], mask: Bool[Tensor, "crystals atoms"]
 ) -> Float[Tensor, "crystals hidden"]:
     return (h * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+
+
+def _product(
+    a: Float[Tensor, "crystals 3 3"], b: Float[Tensor, "crystals 3 3"]
+) -> Float[Tensor, "crystals 3 3"]:
+    """A b, in the precision of its operands under autocast too: lattices need more than three digits."""
+    return (a[..., None] * b[:, None]).sum(2)

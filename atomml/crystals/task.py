@@ -14,7 +14,7 @@ from atomml.crystals.flow_coordinates import cosine_loss, mean_target, square_lo
 from atomml.crystals.model import Constraint, CrystalModel, State, Target
 from atomml.crystals.network import NetworkOutput
 from atomml.shapes import Bool, Float, Float64, Int64, Tensor
-from atomml.training.distributed import Ranks, sum_over_ranks
+from atomml.training.distributed import Ranks, autocast, sum_over_ranks
 from atomml.training.loss import combine
 
 __all__ = ["TERMS", "CrystalTask", "flow_losses"]
@@ -110,7 +110,8 @@ class CrystalTask:
         if model.properties is not None:
             drop = random() < config.model.property_dropout
             asked = batch.properties.masked_fill(drop[:, None], torch.nan)
-        out = model(state, (done / steps).to(target.lattice), crystals.mask, asked)
+        with autocast(config.dtype, device):
+            out = model(state, (done / steps).to(target.lattice), crystals.mask, asked)
         sums = flow_losses(model, target, state, out, done, steps, crystals.mask, known, config)
         atoms = crystals.mask.sum()
         free = (crystals.mask & ~known.given).sum()

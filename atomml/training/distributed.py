@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 from atomml.potentials.devices import find_device
 from atomml.shapes import Tensor
 
-__all__ = ["Ranks", "distributed_from_env", "reduce_gradients", "sum_over_ranks"]
+__all__ = ["Ranks", "autocast", "distributed_from_env", "reduce_gradients", "sum_over_ranks"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,13 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and device.index is None:
         return find_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     return device
+
+
+def autocast(dtype: str, device: torch.device) -> AbstractContextManager[object]:
+    """Products of matrices in bfloat16 where the configuration says ``dtype: bfloat16``."""
+    if dtype != "bfloat16":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def sum_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ from torch_geometric.data import Data
 from atomml.potentials import Potential
 from atomml.shapes import Float64, Tensor
 from atomml.training.config import LikelihoodConfig, RunConfig
-from atomml.training.distributed import Ranks, sum_over_ranks
+from atomml.training.distributed import Ranks, autocast, sum_over_ranks
 from atomml.training.likelihood import Phase, likelihood_sums, phase_of
 from atomml.training.loss import TERMS, combine, loss_sums
 from atomml.training.metrics import error_sums, errors_from_sums
@@ -132,16 +131,10 @@ class PotentialTask:
         }
         if isinstance(loss, LikelihoodConfig):
             options["noise_feedback"] = loss.feedback if phase == "joint" else 0.0
-        with self._precision():
+        with autocast(self.config.dtype, self.ranks.device):
             prediction = self.potential(graph, **options)
         if validation:
             prediction = {key: value.detach() for key, value in prediction.items()}
         if isinstance(loss, LikelihoodConfig):
             return prediction, *likelihood_sums(prediction, graph, loss, self.factors, phase=phase)
         return prediction, *loss_sums(prediction, graph, loss, self.factors)
-
-    def _precision(self) -> AbstractContextManager[object]:
-        """Autocast to bfloat16 when the configuration asks for it."""
-        if self.config.dtype != "bfloat16":
-            return nullcontext()
-        return torch.autocast(self.ranks.device.type, dtype=torch.bfloat16)
