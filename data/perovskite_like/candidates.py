@@ -71,7 +71,7 @@ class Candidate(NamedTuple):
 class Site(NamedTuple):
     """A site of a prototype: atoms on it, their coordination number, the ions that may be there."""
 
-    count: int
+    atoms: int
     coordination: int
     ions: Charges
 
@@ -176,13 +176,13 @@ def candidates() -> Iterator[Candidate]:
         sites = prototype.sites
         choices = [[(symbol, q) for symbol, charges in site.ions.items() for q in charges] for site in sites]
         for ions in product(*choices):
-            charge = sum(site.count * q for site, (_, q) in zip(sites, ions, strict=True))
+            charge = sum(site.atoms * q for site, (_, q) in zip(sites, ions, strict=True))
             if charge or len({symbol for symbol, _ in ions}) < len(ions):
                 continue
             radii = tuple(radius(*ion, site.coordination) for ion, site in zip(ions, sites, strict=True))
             if prototype.low <= prototype.fit(radii) <= prototype.high:
                 formula = "".join(
-                    f"{s}{t.count if t.count > 1 else ''}" for t, (s, _) in zip(sites, ions, strict=True)
+                    f"{s}{t.atoms if t.atoms > 1 else ''}" for t, (s, _) in zip(sites, ions, strict=True)
                 )
                 shape = prototype.build(radii)
                 numbers = [atomic_numbers[ions[k - 1][0]] for k in shape.numbers]
