@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol, TypedDict, Unpack, runtime_checkable
+from typing import Any, Literal, Protocol, TypedDict, Unpack, runtime_checkable
 
 import numpy as np
 
 from atomml.crystals.formulas import composition_of, symbols_of, system_of
 from atomml.crystals.sizes import normalised, ranges, require_sizes, sizes_for
-from atomml.crystals.templates import Site, Vector, read_template
+from atomml.crystals.templates import Site, Vector, read_compositions, read_template
 from atomml.errors import ConfigError, UnsupportedError
 
 __all__ = [
@@ -54,6 +57,7 @@ class Request:
         sites: atoms that are known, kept exactly; they are the first atoms, in this order.
         lattice: rows are lattice vectors in Å, kept exactly; None: the model chooses the cell.
         properties: targets that guide the generation, such as ``{"density": 4.2}``.
+        reference: row of the crystal whose composition was asked for, if it was taken from one.
     """
 
     n_atoms: int
@@ -62,6 +66,7 @@ class Request:
     sites: tuple[Site, ...] | None = None
     lattice: tuple[Vector, Vector, Vector] | None = None
     properties: Mapping[str, float] = field(default_factory=dict)
+    reference: int | None = None
 
 
 class Wishes(TypedDict, total=False):
@@ -73,6 +78,7 @@ class Wishes(TypedDict, total=False):
     n_atoms: int | None
     z: int | None
     max_atoms: int | None
+    like: str | Path | None
     template: str | Path | None
     fix_lattice: bool
     properties: Mapping[str, float] | None
@@ -80,23 +86,35 @@ class Wishes(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class RequestPlan:
-    """The requests that fulfil a wish, each with its probability.
+    """The requests that fulfil a wish.
 
     Attributes:
-        choices: requests that differ in the number of atoms.
-        weights: their probabilities, which sum to 1.
+        choices: requests that differ in the number of atoms, or a list of compositions.
+        weights: their probabilities, which sum to 1; None: one after the other.
         required: elements that must occur; a crystal without one of them is to be left out.
         unit: number of atoms of the formula as it was given; 0 without a formula.
     """
 
     choices: tuple[Request, ...]
-    weights: tuple[float, ...]
+    weights: tuple[float, ...] | None
     required: frozenset[int] = frozenset()
     unit: int = 0
 
-    def draw(self, n: int, rng: np.random.Generator) -> list[Request]:
-        """Draw n requests, independently."""
+    @property
+    def natural_size(self) -> int:
+        """How many crystals are made unless someone says: 16, or one of each in a list."""
+        return 16 if self.weights else len(self.choices)
+
+    def draw(self, n: int, rng: np.random.Generator, start: int = 0) -> list[Request]:
+        """The requests number ``start`` to ``start`` + n: drawn independently, or next in the (repeated) list."""
+        if self.weights is None:
+            return [self.choices[k % len(self.choices)] for k in range(start, start + n)]
         return [self.choices[k] for k in rng.choice(len(self.choices), size=n, p=self.weights)]
+
+    def fingerprint(self) -> str:
+        """A hash of all of it."""
+        plain = [self.weights, sorted(self.required), self.unit, *(_plain(choice) for choice in self.choices)]
+        return hashlib.blake2b(json.dumps(plain).encode(), digest_size=16).hexdigest()
 
 
 def requests_for(model: Generator, *, n: int, seed: int = 0, **wishes: Unpack[Wishes]) -> list[Request]:
@@ -118,6 +136,7 @@ def plan_requests(
     n_atoms: int | None = None,
     z: int | None = None,
     max_atoms: int | None = None,
+    like: str | Path | None = None,
     template: str | Path | None = None,
     fix_lattice: bool = True,
     properties: Mapping[str, float] | None = None,
@@ -132,6 +151,8 @@ def plan_requests(
         n_atoms: this number of atoms; one that was not in the training data is warned of.
         z: this number of formula units; likewise.
         max_atoms: no more atoms than this; of the sizes in the training data by default.
+        like: data set whose compositions are wanted, row by row; a row with elements that the model does not know is
+            left out with a warning. For the evaluation of structure prediction.
         template: file with the atoms that are known; they and (``fix_lattice``) their cell are kept.
         fix_lattice: keep the cell of the template too.
         properties: targets that guide the generation.
@@ -142,6 +163,12 @@ def plan_requests(
             structures.
         DataError: a template that cannot be used.
     """
+    if like is not None:
+        if formula or chemical_system or n_atoms or z or max_atoms or template is not None:
+            raise ConfigError(
+                "A list of compositions says everything.", fix="leave out formula, system, sizes and template"
+            )
+        return RequestPlan(_compositions(model, like, properties or {}), None)
     _refuse_contradictions(formula, chemical_system, exactly, n_atoms, z, max_atoms)
     if model.predicts == "structure" and formula is None:
         raise UnsupportedError(
@@ -167,6 +194,45 @@ def plan_requests(
     require_sizes(sizes, f"{smallest} atoms or more are needed")
     choices = tuple(replace(base, n_atoms=k, allowed=system) for k in sizes)
     return RequestPlan(choices, normalised(sizes), (system if exactly else None) or frozenset())
+
+
+def _compositions(model: Generator, path: str | Path, properties: Mapping[str, float]) -> tuple[Request, ...]:
+    """A request for the composition of each crystal of a data set.
+
+    Raises:
+        DataError: the file cannot be read.
+        UnsupportedError: no crystal of it has only elements that the model knows.
+    """
+    rows, known = read_compositions(path), set(model.elements)
+    found = tuple(
+        Request(n_atoms=len(numbers), numbers=numbers, properties=dict(properties), reference=row)
+        for row, numbers in enumerate(rows)
+        if known.issuperset(numbers)
+    )
+    if not found:
+        raise UnsupportedError(
+            "The model does not know the elements of any of these crystals.", where=str(path)
+        )
+    if len(found) < len(rows):
+        warnings.warn(
+            f"{len(rows) - len(found)} of {len(rows)} compositions have elements that the model does not know.",
+            stacklevel=3,
+        )
+    return found
+
+
+def _plain(request: Request) -> list[Any]:
+    allowed = None if request.allowed is None else sorted(request.allowed)
+    properties = sorted(request.properties.items())
+    return [
+        request.n_atoms,
+        request.numbers,
+        allowed,
+        request.sites,
+        request.lattice,
+        properties,
+        request.reference,
+    ]
 
 
 def _refuse_contradictions(
@@ -233,7 +299,9 @@ def _plan_of_formula(
         whole = Counter({number: count * size // per_unit for number, count in unit.items()})
         free = tuple((whole - known).elements())
         if known <= whole and (free or base.lattice is None):
-            fitting[size] = replace(base, n_atoms=size, numbers=(*(s.number for s in base.sites or ()), *free))
+            fitting[size] = replace(
+                base, n_atoms=size, numbers=(*(s.number for s in base.sites or ()), *free)
+            )
     if not fitting:
         raise ConfigError(
             f"The template does not leave atoms to place in {formula} with {ranges(sizes)} atoms.",

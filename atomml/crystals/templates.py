@@ -1,4 +1,4 @@
-"""Templates: atoms that are known before the generation, read from a structure file."""
+"""What is known before the generation, read from files: atoms in their places, or compositions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from atomml.errors import DataError
 
-__all__ = ["Site", "Vector", "read_template"]
+__all__ = ["Site", "Vector", "read_compositions", "read_template"]
 
 Vector = tuple[float, float, float]
 
@@ -48,6 +48,18 @@ def read_template(path: str | Path) -> tuple[tuple[Site, ...], tuple[Vector, Vec
     sites = tuple(Site(int(z), _vector(f)) for z, f in zip(atoms.numbers, fractional, strict=True))
     a, b, c = np.asarray(atoms.cell.array)
     return sites, (_vector(a), _vector(b), _vector(c))
+
+
+def read_compositions(path: str | Path) -> list[tuple[int, ...]]:
+    """Atomic numbers of each crystal of a data set (CSV with a column ``cif``, extxyz, native store, …), in order.
+
+    Raises:
+        DataError: the file cannot be read, or has no crystals.
+    """
+    from atomml.crystals.evaluate.inputs import load_crystals
+
+    store = load_crystals(Path(path), skip_bad=True)
+    return [tuple(sorted(store.numbers[store.atoms_of(row)].tolist())) for row in range(len(store))]
 
 
 def _vector(values: Any) -> Vector:

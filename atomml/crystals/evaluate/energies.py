@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,8 @@ def energies_of(
 
     Args:
         structures: None: unknown.
-        potential: "chgnet", a model file of atomml or "demo", a loaded potential, or any ASE calculator.
+        potential: "chgnet" (version 0.3.0, or "chgnet:r2scan"), a model file of atomml or "demo", a loaded
+            potential, or any ASE calculator.
         device: of chgnet and of model files.
         notify: called with (crystals done, all).
 
@@ -78,8 +79,10 @@ def _energy_function(potential: Any, device: str) -> EnergyFunction:
     """Energy and its deviation (NaN: none) in eV."""
     if isinstance(potential, Calculator):
         return lambda atoms: (float(potential.get_potential_energy(atoms)), float("nan"))
-    if potential == "chgnet":
-        chgnet = require("chgnet.model.model", extra="teachers").CHGNet.load(use_device=device, verbose=False)
+    name, _, version = str(potential).partition(":")
+    if name == "chgnet":
+        models = require("chgnet.model.model", extra="teachers")
+        chgnet = models.CHGNet.load(model_name=version or "0.3.0", use_device=device, verbose=False)
 
         def predict(atoms: Atoms) -> tuple[float, float]:
             per_atom = chgnet.predict_structure(structure_of(atoms), task="e")["e"]
@@ -101,15 +104,28 @@ def _loaded(potential: str | Path, device: str) -> Any:
     return load_model(potential, device=device)
 
 
-def given_energies(structures: Sequence[Atoms | None]) -> Energies:
-    """Energies and deviations (``energy_std``) that the structures bring along, as a labelled file does."""
-    rows = np.array([(np.nan, np.nan) if atoms is None else _given(atoms) for atoms in structures])
-    per_atom, std = rows.reshape(-1, 2).T
-    errors = tuple(None if np.isfinite(energy) else "no energy is given" for energy in per_atom)
-    return Energies(per_atom, std, errors)
+def given_energies(
+    structures: Sequence[Atoms | None], records: Sequence[Mapping[str, Any]] | None = None
+) -> Energies:
+    """Energies and deviations that are known already.
+
+    Args:
+        structures: with the energy of a calculator, as labelled files have it, or ``energy`` and ``energy_std`` (eV)
+            in ``atoms.info``.
+        records: ``energy_per_atom`` and ``energy_std_per_atom`` (eV/atom) of each structure, which go first.
+    """
+    given = records or [{}] * len(structures)
+    rows = np.array([_given(a, r) for a, r in zip(structures, given, strict=True)]).reshape(-1, 2)
+    errors = tuple(None if np.isfinite(energy) else "no energy is given" for energy in rows[:, 0])
+    return Energies(rows[:, 0], rows[:, 1], errors)
 
 
-def _given(atoms: Atoms) -> tuple[float, float]:
+def _given(atoms: Atoms | None, record: Mapping[str, Any]) -> list[float]:
+    if atoms is None:
+        return [np.nan, np.nan]
     found = {**atoms.info, **(atoms.calc.results if atoms.calc is not None else {})}
-    energy, std = (float(found.get(name, np.nan)) / len(atoms) for name in ("energy", "energy_std"))
-    return energy, std
+    values = []
+    for name in ("energy", "energy_std"):
+        known = record.get(f"{name}_per_atom")
+        values.append(float(found.get(name, np.nan)) / len(atoms) if known is None else float(known))
+    return values

@@ -90,14 +90,16 @@ def load_crystals(path: Path, **options: Any) -> FrameStore:
 
 
 def _folder(path: Path, name: str) -> Generated:
-    records = read_records(path, name)
-    crystals = (atoms for atoms, _ in iterate_generated(path, name))
-    structures = tuple(next(crystals) if record["valid"] else None for record in records)
-    errors = tuple(
-        str(record.get("reason", "not valid")) if atoms is None else None
-        for record, atoms in zip(records, structures, strict=True)
-    )
-    return Generated(structures, errors, tuple(records))
+    records = {record["index"]: record for record in read_records(path)}
+    structures = {row["index"]: atoms for atoms, row in iterate_generated(path, name)}
+    if name == RELAXED:  # what could not be made counts, and what was not relaxed too
+        found = {row["index"]: row for row in read_records(path, RELAXED)}
+        absent = {"valid": False, "reason": "not relaxed"}
+        records = {
+            k: record | (found.get(k, absent) if record["valid"] else {}) for k, record in records.items()
+        }
+    errors = [None if record["valid"] else str(record["reason"]) for record in records.values()]
+    return Generated(tuple(structures.get(k) for k in records), tuple(errors), tuple(records.values()))
 
 
 def _extxyz(path: Path) -> tuple[Atoms, ...]:

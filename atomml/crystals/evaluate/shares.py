@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
-__all__ = ["reasons", "share", "wilson_interval"]
+__all__ = ["Section", "reasons", "share", "share_text", "wilson_interval"]
 
 TWO_SIDED_95 = 1.959963984540054  # standard deviations
+
+
+class Section(NamedTuple):
+    """A part of an evaluation: numbers of the whole set, and values of each crystal by the name of their column."""
+
+    metrics: dict[str, Any]
+    columns: dict[str, list[Any]]
 
 
 def wilson_interval(count: int, of: int) -> tuple[float, float]:
@@ -36,6 +43,14 @@ def share(count: int, of: int) -> dict[str, Any]:
         "fraction": count / of if of else None,
         "interval_95": list(wilson_interval(count, of)),
     }
+
+
+def share_text(found: Mapping[str, Any]) -> str:
+    """A `share` for the eye: ``570 of 1000: 57.0 % (53.9–60.0)``."""
+    if found["fraction"] is None:
+        return "0 of 0"
+    low, high = (100 * x for x in found["interval_95"])
+    return f"{found['count']} of {found['of']}: {100 * found['fraction']:.1f} % ({low:.1f}–{high:.1f})"
 
 
 def reasons(errors: Iterable[str | None]) -> dict[str, int]:

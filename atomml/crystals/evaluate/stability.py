@@ -1,201 +1,35 @@
-"""Energies above a hull, and what is stable, unique and novel at once."""
+"""What is stable, unique and novel at once."""
 
 from __future__ import annotations
 
-import csv
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import Calculator
 
-from atomml.crystals.evaluate.energies import Energies
-from atomml.crystals.evaluate.inputs import load_crystals, skipped
-from atomml.crystals.evaluate.shares import reasons, share
-from atomml.errors import DataError
+from atomml.crystals.evaluate.energies import Energies, energies_of, given_energies
+from atomml.crystals.evaluate.hull import HullDistance, energies_above_hull, read_phases
+from atomml.crystals.evaluate.inputs import Generated
+from atomml.crystals.evaluate.shares import Section, reasons, share
 from atomml.shapes import Bool, Int64, ndarray
 
 __all__ = [
     "METASTABLE",
     "STABLE",
-    "HullDistance",
-    "Phase",
-    "energies_above_hull",
-    "read_phases",
+    "Labelled",
+    "labelled",
     "stability_metrics",
+    "stability_section",
     "stable_unique_novel",
 ]
 
 STABLE, METASTABLE = 0.0, 0.1  # eV/atom above the hull
 ROUNDING = 1e-6  # eV/atom: a phase of the hull itself must not be unstable by rounding
-
-
-class Phase(NamedTuple):
-    """A reference of the hull: a formula, and its energy in eV/atom."""
-
-    formula: str
-    energy_per_atom: float
-
-
-class HullDistance(NamedTuple):
-    """Energy above the hull in eV/atom, negative below it, or why there is none.
-
-    Attributes:
-        value: None: unknown.
-        missing: elements of the crystal without a phase of their own in the reference.
-        error: any other reason.
-    """
-
-    value: float | None
-    missing: tuple[str, ...] = ()
-    error: str | None = None
-
-
-def energies_above_hull(
-    formulas: Sequence[str | None], energies: Energies, phases: Sequence[Phase]
-) -> list[HullDistance]:
-    """E − E_hull in eV/atom: how much the crystal could gain by decomposing into phases of the reference.
-
-    E_hull(x) = min Σ_p λ_p E_p over λ_p ≥ 0 with Σ_p λ_p x_p = x: pymatgen's PhaseDiagram of the phases within the
-    chemical system of the crystal, which itself is not among them, so that below the hull the value is negative.
-    Only crystals whose elements all have an elemental phase have a hull; others name the elements that lack one.
-
-    Args:
-        formulas: of the crystals; None: unknown.
-        energies: of the crystals.
-        phases: the reference; its energies must be of the same method.
-
-    Raises:
-        DataError: a formula of the reference is none.
-    """
-    lowest = _lowest(phases)
-    rows: dict[frozenset[str], list[int]] = defaultdict(list)
-    found = [HullDistance(None, error=error or "no formula") for error in energies.errors]
-    for k, formula in enumerate(formulas):
-        if formula is not None and energies.errors[k] is None:
-            rows[frozenset(_elements(formula))].append(k)
-    for system, members in rows.items():
-        entries = [entry for elements, group in lowest.items() if elements <= system for entry in group]
-        elemental = {entry.composition.chemical_system for entry in entries if entry.is_element}
-        missing = tuple(sorted(system - elemental))
-        hull = None if missing else _diagram(entries)
-        for k in members:
-            formula, energy = str(formulas[k]), float(energies.per_atom[k])
-            found[k] = HullDistance(None, missing) if hull is None else _distance(hull, formula, energy)
-    return found
-
-
-def _elements(formula: str) -> set[str]:
-    from pymatgen.core import Composition
-
-    return {element.symbol for element in Composition(formula)}
-
-
-def _lowest(phases: Iterable[Phase]) -> dict[frozenset[str], list[Any]]:
-    """The lowest phase of each reduced formula as a pymatgen entry, by its elements."""
-    from pymatgen.analysis.phase_diagram import PDEntry
-
-    best: dict[str, tuple[Any, float]] = {}
-    for phase in phases:
-        composition = _composition(phase.formula, "phases of the reference")
-        name = composition.reduced_formula
-        if name not in best or phase.energy_per_atom < best[name][1]:
-            best[name] = composition, phase.energy_per_atom
-    groups: dict[frozenset[str], list[Any]] = defaultdict(list)
-    for composition, energy in best.values():
-        elements = frozenset(element.symbol for element in composition)
-        groups[elements].append(PDEntry(composition, energy * composition.num_atoms))
-    return groups
-
-
-def _diagram(entries: list[Any]) -> Any:
-    from pymatgen.analysis.phase_diagram import PhaseDiagram
-
-    return PhaseDiagram(entries)
-
-
-def _distance(hull: Any, formula: str, energy: float) -> HullDistance:
-    from pymatgen.core import Composition
-
-    try:
-        return HullDistance(energy - float(hull.get_hull_energy_per_atom(Composition(formula))))
-    except Exception as problem:  # numerical trouble in foreign code
-        return HullDistance(None, error=repr(problem))
-
-
-def read_phases(
-    path: Path, label: Callable[[list[Atoms]], Energies], systems: Iterable[frozenset[int]]
-) -> tuple[list[Phase], list[str]]:
-    """Phases of a hull from a table, or from structures that are labelled here.
-
-    A CSV file with the columns ``formula`` and ``energy_per_atom`` (eV/atom) or ``energy`` (eV of the atoms of the
-    formula as written), and none of CIF text, is taken as it is. Of anything else that `load_frames` reads, the
-    structures are labelled, so that their energies and those of the crystals are of one potential; only the
-    structures within one of the chemical systems are.
-
-    Args:
-        path: the reference.
-        label: energies of structures, for example `energies_of` with the potential of the crystals.
-        systems: chemical systems that are asked for, as atomic numbers.
-
-    Returns:
-        The phases, and why structures have none.
-
-    Raises:
-        DataError: the file cannot be read, or a row of the table is not a formula and a number.
-    """
-    table = _table(path)
-    if table is not None:
-        return table, []
-    store, wanted = load_crystals(path, skip_bad=True), set(systems)
-    present = [frozenset(store.frame(r).numbers.tolist()) for r in range(len(store))]
-    needed = {elements: any(elements <= system for system in wanted) for elements in set(present)}
-    structures = [store[r] for r in range(len(store)) if needed[present[r]]]
-    energies = label(structures)
-    phases = [
-        Phase(atoms.get_chemical_formula(), float(energy))
-        for atoms, energy in zip(structures, energies.per_atom, strict=True)
-        if np.isfinite(energy)
-    ]
-    return phases, [*skipped(store), *(error for error in energies.errors if error is not None)]
-
-
-def _table(path: Path) -> list[Phase] | None:
-    """Phases of a CSV file with formulas and energies; None of anything else."""
-    if path.suffix != ".csv":
-        return None
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        names = rows.fieldnames or ()
-        column = next((name for name in ("energy_per_atom", "energy") if name in names), None)
-        if column is None or "formula" not in names or any(name.startswith("cif") for name in names):
-            return None
-        return [_phase(row, column, f"{path}, line {rows.line_num}") for row in rows]
-
-
-def _phase(row: dict[str, str], column: str, where: str) -> Phase:
-    n_atoms = _composition(row["formula"], where).num_atoms
-    try:
-        energy = float(row[column])
-    except (TypeError, ValueError) as problem:
-        raise DataError(
-            f"The {column} of {row['formula']} is not a number: {row[column]!r}.", where=where
-        ) from problem
-    return Phase(row["formula"], energy / (n_atoms if column == "energy" else 1))
-
-
-def _composition(formula: str, where: str) -> Any:
-    from pymatgen.core import Composition
-
-    try:
-        composition = Composition(formula)
-    except Exception as problem:  # pymatgen raises several kinds
-        raise DataError(f"{formula!r} is not a formula ({problem}).", where=where) from problem
-    if not composition.valid or composition.num_atoms == 0:
-        raise DataError(f"{formula!r} is not a formula of known elements.", where=where)
-    return composition
 
 
 def stability_metrics(
@@ -253,3 +87,62 @@ def stable_unique_novel(
     chosen = np.zeros(len(stable), dtype=np.bool_)
     chosen[good[first]] = True
     return chosen
+
+
+class Labelled(NamedTuple):
+    """Energies of the crystals, their distances to the hull (None without one), and what the hull is made of."""
+
+    energies: Energies
+    distances: list[HullDistance] | None
+    hull: dict[str, Any]
+
+
+def labelled(
+    given: Generated, potential: str | Path | Calculator | Any, hull: Path | None, *, device: str = "cpu"
+) -> Labelled:
+    """Energies, and distances to a hull.
+
+    Args:
+        given: crystals.
+        potential: see `energies_of`; or "given", for energies that the crystals and the reference bring along.
+        hull: see `read_phases`.
+        device: of the potential.
+    """
+    label: Callable[[Sequence[Atoms | None]], Energies] = (
+        given_energies if potential == "given" else partial(energies_of, potential=potential, device=device)
+    )
+    own = potential == "given"
+    energies = given_energies(given.structures, given.records) if own else label(given.structures)
+    if hull is None:
+        return Labelled(energies, None, {})
+    crystals = [atoms for atoms in given.structures if atoms is not None]
+    systems = {frozenset(atoms.numbers.tolist()) for atoms in crystals}
+    phases, lost = read_phases(hull, label, systems)
+    formulas = [None if atoms is None else atoms.get_chemical_formula() for atoms in given.structures]
+    about = {"source": str(hull), "phases": len(phases), "lost": reasons(lost)}
+    return Labelled(energies, energies_above_hull(formulas, energies, phases), about)
+
+
+def stability_section(
+    energies: Energies,
+    distances: Sequence[HullDistance] | None,
+    group: Int64[ndarray, " crystals"],
+    novel: Sequence[bool | None] | None,
+) -> Section:
+    """`stability_metrics` and the columns of each crystal; without a hull only energies."""
+    columns: dict[str, list[Any]] = {
+        "energy_per_atom": energies.per_atom.tolist(),
+        "energy_std_per_atom": energies.std.tolist(),
+        "energy_error": list(energies.errors),
+    }
+    if distances is None:
+        known = np.isfinite(energies.per_atom)
+        metrics = {"energy_known": share(int(known.sum()), len(known)), "errors": reasons(energies.errors)}
+        return Section(metrics, columns)
+    columns["above_hull"] = [d.value for d in distances]
+    columns["without_reference"] = [" ".join(d.missing) for d in distances]
+    above = np.array([np.nan if d.value is None else d.value for d in distances])
+    if novel is not None:
+        for name, limit in (("sun", STABLE), ("metastable_sun", METASTABLE)):
+            columns[name] = stable_unique_novel(above <= limit + ROUNDING, group, novel).tolist()
+    return Section(stability_metrics(energies, distances, group, novel), columns)

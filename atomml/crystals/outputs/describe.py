@@ -57,7 +57,7 @@ def crystal_of(
     cell = Cell(np.asarray(lattice, dtype=np.float64))
     cell = cell if keep_lattice else Cell.fromcellpar(cell.cellpar())
     return Atoms(
-        numbers, scaled_positions=np.asarray(fractional, dtype=np.float64) % 1.0, cell=cell, pbc=True
+        numbers, scaled_positions=np.asarray(fractional, dtype=np.float64) % 1.0 % 1.0, cell=cell, pbc=True
     )
 
 

@@ -57,7 +57,7 @@ def iterate_records(folder: str | Path, name: str = GENERATED) -> Iterator[Row]:
 def iterate_generated(folder: str | Path, name: str = GENERATED) -> Iterator[tuple[Atoms, Row]]:
     """Valid crystals with their rows, in the order of their index; only one of them is in memory at a time.
 
-    ``atoms.info`` is the row.
+    ``atoms.info`` has the row.
 
     Raises:
         DataError: as `iterate_records`, or files that do not belong together.
@@ -72,7 +72,7 @@ def iterate_generated(folder: str | Path, name: str = GENERATED) -> Iterator[tup
                 where=str(path),
                 fix="do not edit one of the files of a folder; a killed run repairs them with --resume",
             )
-        atoms.info = dict(row)
+        atoms.info |= row
         yield atoms, row
 
 

@@ -16,7 +16,7 @@ from atomml.errors import ConfigError, DataError
 from atomml.files import write_atomically
 from atomml.training.checkpoint import differences
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "discard", "rows_done"]
 
 _VERSION = 1
 
@@ -45,10 +45,11 @@ class Journal:
     def __init__(
         self, folder: Path, name: str, settings: Mapping[str, Any], *, resume: bool, overwrite: bool
     ) -> None:
-        self.rows, self.frames = folder / f"{name}.jsonl", folder / f"{name}.extxyz"
-        self._state = folder / f"{name}.state.json"
+        self._state, self.rows, self.frames = _files(folder, name)
         self._settings = json.loads(json.dumps(settings))
-        found = [path for path in (self._state, self.rows, self.frames) if path.exists()]
+        found = [path for path in _files(folder, name) if path.exists()]
+        if self._state.exists() and not overwrite and rows_done(folder, name) == 0:
+            found = []  # it failed before there was anything to keep
         if found and not (resume or overwrite):
             raise ConfigError(
                 "The folder already has results.",
@@ -56,14 +57,14 @@ class Journal:
                 fix="--resume goes on with them, --overwrite discards them; or choose another folder",
             )
         if found and resume and not overwrite:
-            self.done, sizes = self._read_state()
+            self.done, sizes = self._resumed()
             for path, size in zip((self.rows, self.frames), sizes, strict=True):
                 _cut(path, size)
             return
         self.done = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._state.unlink(missing_ok=True)  # first: without it nothing counts
+            discard(folder, name)
             for path in (self.rows, self.frames):
                 path.write_bytes(b"")
         except OSError as error:
@@ -90,23 +91,10 @@ class Journal:
         state = {"version": _VERSION, "done": self.done, "bytes": list(sizes), "settings": self._settings}
         write_atomically(self._state, json.dumps(state, indent=1).encode())
 
-    def _read_state(self) -> tuple[int, list[int]]:
-        try:
-            state = json.loads(self._state.read_text(encoding="utf-8"))
-            done, sizes, settings, version = (state[k] for k in ("done", "bytes", "settings", "version"))
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(
-                f"It is not known how far these results go ({type(error).__name__}: {error}).",
-                where=str(self._state),
-                fix="--overwrite starts again",
-            ) from error
-        if version != _VERSION:
-            raise DataError(
-                f"The results are of version {version}, this atomml writes {_VERSION}.",
-                where=str(self._state),
-                fix="go on with the version that started them, or --overwrite",
-            )
-        changed = differences(settings, self._settings)
+    def _resumed(self) -> tuple[int, list[int]]:
+        """Rows and sizes of the files that count."""
+        state = _read_state(self._state)
+        changed = differences(state["settings"], self._settings)
         if changed:
             raise ConfigError(
                 "These results were made with other settings: "
@@ -115,7 +103,47 @@ class Journal:
                 where=str(self._state.parent),
                 fix="give the same settings, choose another folder, or --overwrite",
             )
-        return int(done), [int(size) for size in sizes]
+        return state["done"], state["bytes"]
+
+
+def discard(folder: Path, name: str) -> None:
+    """Remove the files of a journal, first the state, without which nothing counts."""
+    for path in _files(folder, name):
+        path.unlink(missing_ok=True)
+
+
+def rows_done(folder: Path, name: str) -> int:
+    """How many rows are on the disk; 0 where there is no journal.
+
+    Raises:
+        DataError: the state is damaged or of another version.
+    """
+    state = _files(folder, name)[0]
+    return int(_read_state(state)["done"]) if state.exists() else 0
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        found = {key: state[key] for key in ("version", "done", "bytes", "settings")}
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"It is not known how far these results go ({type(error).__name__}: {error}).",
+            where=str(path),
+            fix="--overwrite starts again",
+        ) from error
+    if found["version"] != _VERSION:
+        raise DataError(
+            f"The results are of version {found['version']}, this atomml writes {_VERSION}.",
+            where=str(path),
+            fix="go on with the version that started them, or --overwrite",
+        )
+    return found
+
+
+def _files(folder: Path, name: str) -> tuple[Path, Path, Path]:
+    """State, rows and structures."""
+    return folder / f"{name}.state.json", folder / f"{name}.jsonl", folder / f"{name}.extxyz"
 
 
 def _append(path: Path, text: str) -> int:

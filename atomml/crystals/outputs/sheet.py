@@ -134,7 +134,7 @@ def _bonds(scene: _Scene) -> list[Any]:
                 inside = 0.8 * _radius(scene.numbers[end]) / (lengths[k] / 2)
                 a, b = scene.positions[end] * (1 - inside) + middle * inside, middle
                 style = {
-                    "color": _colour(scene.numbers[end], 0.85),
+                    "color": _colour(int(scene.numbers[end]), 0.85),
                     "linewidth": 2.2,
                     "solid_capstyle": "butt",
                 }
@@ -152,7 +152,7 @@ def _balls(scene: _Scene) -> list[Any]:
         for size, shift, tone in ((1.0, 0.0, 1.0), (0.62, 0.2, 1.18), (0.25, 0.36, 1.6)):
             centre = (x - shift * radius, y + shift * radius)
             style = {
-                "facecolor": _colour(number, tone),
+                "facecolor": _colour(int(number), tone),
                 "edgecolor": "0.2" if tone == 1 else "none",
                 "linewidth": 0.5,
             }
