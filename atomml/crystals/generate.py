@@ -39,7 +39,7 @@ def generate(
     strategy: str = "end_back",
     guidance: float = 0.0,
     device: str = "cpu",
-    sampler: Sampler = sample,
+    sampler: Sampler | None = None,
     **wishes: Unpack[Wishes],
 ) -> list[Atoms]:
     """Crystals in memory: ``generate("crysbfn.safetensors", formula="LiCl", n=16)``.
@@ -53,7 +53,7 @@ def generate(
         strategy: how beliefs are updated: ``end_back``, ``vanilla`` or ``mix``.
         guidance: strength of the guidance towards ``properties``.
         device: where a file is loaded to.
-        sampler: draws a batch.
+        sampler: draws a batch; `sample` by default.
         **wishes: formula, chemical_system, n_atoms, z, …: see `plan_requests`.
 
     Returns:
@@ -69,7 +69,7 @@ def generate(
     generator = _resolve(model, device)
     plan, how = _plan(generator, how, wishes)
     found, reasons = [], Counter[str]()
-    for block in blocks(generator, plan, how, sampler):
+    for block in blocks(generator, plan, how, sampler or sample):
         found += block.frames
         reasons.update(row["reason"] for row in block.rows if not row["valid"])
     if reasons:
@@ -88,7 +88,7 @@ def generate_folder(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = False,
-    sampler: Sampler = sample,
+    sampler: Sampler | None = None,
     **wishes: Unpack[Wishes],
 ) -> dict[str, Any]:
     """Crystals in a folder: structures.extxyz, structures.jsonl, cif/, settings.json, summary.json and sheet.png.
@@ -105,7 +105,7 @@ def generate_folder(
         resume: go on with what is there.
         overwrite: discard what is there.
         progress: show a bar.
-        sampler: draws a batch.
+        sampler: draws a batch; `sample` by default.
         **wishes: formula, chemical_system, n_atoms, z, …: see `plan_requests`.
 
     Returns:
@@ -138,7 +138,7 @@ def generate_folder(
     }
     _write_json(folder / "settings.json", facts)
     first = -(-journal.done // how.batch)
-    drawn = blocks(generator, plan, how, sampler, first=first)
+    drawn = blocks(generator, plan, how, sampler or sample, first=first)
     with progress_bar(how.count, "generation", show=progress) as advance:
         advance(journal.done)
         for block in drawn:

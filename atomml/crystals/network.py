@@ -129,8 +129,7 @@ class CSPLayer(nn.Module):
         atoms = linear(normed, first)[:, :, None] + linear(normed, second)[:, None]
         whole = linear(metric, crystal, self.edge_in.bias)[:, None, None]
         message = silu(self.edge_out(silu(linear(pair, fourier) + atoms + whole)))
-        weight = mask / mask.sum(1, keepdim=True)
-        mean = torch.einsum("bj,bijh->bih", weight.to(h.dtype), message)
+        mean = torch.einsum("bj,bijh->bih", mask.to(message), message) / mask.sum(1)[:, None, None]
         return h + silu(self.node_out(silu(self.node_in(torch.cat([normed, mean], -1)))))
 
 

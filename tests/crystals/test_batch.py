@@ -20,7 +20,8 @@ def test_structures_come_back_wrapped_into_their_cells():
     batch = CrystalBatch.from_atoms(crystals())
     assert batch.n_atoms.tolist() == [1, 2, 8]
     assert batch.mask.sum(1).tolist() == [1, 2, 8]
-    assert 0 <= batch.fractional.min() and batch.fractional.max() < 1
+    assert batch.fractional.min() >= 0
+    assert batch.fractional.max() < 1
     for before, after in zip(crystals(), batch.to_atoms(), strict=True):
         before.wrap(eps=0)
         assert after.numbers.tolist() == before.numbers.tolist()
