@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from numpy.random import SeedSequence
@@ -18,9 +17,9 @@ from atomml.crystals.requests import Request
 from atomml.errors import ConfigError, UnsupportedError
 from atomml.shapes import Bool, Float, Float64, Tensor
 
-__all__ = ["Sampled", "Strategy", "sample"]
+__all__ = ["STRATEGIES", "Sampled", "sample"]
 
-Strategy = Literal["end_back", "vanilla", "mix"]
+STRATEGIES = ("end_back", "vanilla", "mix")
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def sample(
     *,
     steps: int,
     seed: Sequence[int] = (0,),
-    strategy: Strategy = "end_back",
+    strategy: str = "end_back",
     guidance: float = 0.0,
 ) -> Sampled:
     """Run the flow for ``steps`` steps; the last expectation of the network is the crystal.
@@ -68,7 +67,7 @@ def sample(
     """
     if steps < 1:
         raise ConfigError(f"A flow of {steps} steps.", where="steps", fix="ask for at least one step")
-    if strategy not in ("end_back", "vanilla", "mix"):
+    if strategy not in STRATEGIES:
         raise ConfigError(f"There is no strategy {strategy!r}.", fix="end_back, vanilla or mix")
     if guidance and not any(request.properties for request in requests):
         raise ConfigError(
