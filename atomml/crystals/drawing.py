@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from ase import Atoms
@@ -14,7 +14,7 @@ from atomml.crystals.formulas import symbols_of
 from atomml.crystals.outputs.describe import crystal_of, description_of, flaw_of
 from atomml.crystals.outputs.folder import Row
 from atomml.crystals.requests import Generator, Request, RequestPlan
-from atomml.crystals.sampler import STRATEGIES, Sampled
+from atomml.crystals.sampler import Sampled, Strategy
 from atomml.errors import ConfigError
 
 __all__ = ["Block", "Sampler", "SamplingSettings", "blocks"]
@@ -54,9 +54,9 @@ class SamplingSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be 1 or more, not {value}.")
-        if self.strategy not in STRATEGIES:
+        if self.strategy not in get_args(Strategy):
             raise ConfigError(
-                f"There is no strategy {self.strategy!r}.", fix=f"use one of {', '.join(STRATEGIES)}"
+                f"There is no strategy {self.strategy!r}.", fix=f"use one of {', '.join(get_args(Strategy))}"
             )
         if self.seed < 0:
             raise ConfigError(f"A seed must be 0 or more, not {self.seed}.")
