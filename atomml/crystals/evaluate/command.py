@@ -8,25 +8,17 @@ from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
-from matplotlib.figure import Figure
 
 from atomml._version import __version__
 from atomml.config import parse_config
 from atomml.crystals.evaluate.equality import EQUALITY, Work
-from atomml.crystals.evaluate.figures import (
-    distribution_figure,
-    element_figure,
-    rmsd_figure,
-    space_group_figure,
-)
 from atomml.crystals.evaluate.inputs import Generated, load_crystals, read_generated, skipped
 from atomml.crystals.evaluate.matching import PREDICTION, Flags
 from atomml.crystals.evaluate.novelty import novelty
-from atomml.crystals.evaluate.report import finite, write_report
 from atomml.crystals.evaluate.sections import (
     coverage_section,
     distribution_section,
@@ -44,6 +36,11 @@ from atomml.crystals.evaluate.uniqueness import uniqueness
 from atomml.datasets import FrameStore
 from atomml.errors import UnsupportedError
 from atomml.shapes import Int64, ndarray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# What draws and writes is imported where it is used: a script that calls this is imported by every worker process.
 
 __all__ = ["evaluate_crystals"]
 
@@ -79,6 +76,8 @@ def evaluate_crystals(
         UnsupportedError: the package of the potential is not installed.
         ModelFileError: the potential is not a model.
     """
+    from atomml.crystals.evaluate.report import finite, write_report
+
     how = parse_config(EvaluationConfig, settings, where="evaluate_crystals", fix="see EvaluationConfig")
     source = Path(generated)
     folder = Path(out) if out is not None else (source if source.is_dir() else source.parent) / "evaluation"
@@ -186,6 +185,8 @@ class _Evaluation:
         return [reference[int(row)] for row in rows]
 
     def _prediction(self, flags: Flags, reference: FrameStore) -> None:
+        from atomml.crystals.evaluate.figures import rmsd_figure
+
         self._say(f"matches of {len(self.given)} predictions")
         true = [reference[row] for row in range(len(reference))]
         section = prediction_section(self.given, flags, true, most_pairs=self.how.most_pairs, **self.work)
@@ -220,6 +221,8 @@ class _Evaluation:
             self._not_done["hull"] = "no reference phases are given"
 
     def _symmetry(self, reference: Sequence[Atoms] | None) -> None:
+        from atomml.crystals.evaluate.figures import space_group_figure
+
         self._say("symmetry")
         found = space_groups(self.given.structures, **self.work)
         self._add("symmetry", Section(found.metrics(), symmetry_columns(found)))
@@ -230,6 +233,8 @@ class _Evaluation:
 
     def _compared(self, flags: Flags, reference: Sequence[Atoms]) -> None:
         """Coverage of a reference, and distributions."""
+        from atomml.crystals.evaluate.figures import distribution_figure, element_figure
+
         how = self.how
         self._metrics["distributions"], found = distribution_section(
             self.given, flags, reference, seed=how.seed

@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
-from atomml._optional import require
+from atomml.config import parse_config
 from atomml.crystals.evaluate.equality import structure_of
 from atomml.errors import AtommlError
 from atomml.shapes import Float64, ndarray
@@ -55,6 +55,7 @@ def energies_of(
     Raises:
         UnsupportedError: chgnet is not installed.
         ModelFileError: no such model.
+        ConfigError: no such CHGNet.
     """
     function = _energy_function(potential, device)
     per_atom, std = np.full(len(structures), np.nan), np.full(len(structures), np.nan)
@@ -81,11 +82,13 @@ def _energy_function(potential: Any, device: str) -> EnergyFunction:
         return lambda atoms: (float(potential.get_potential_energy(atoms)), float("nan"))
     name, _, version = str(potential).partition(":")
     if name == "chgnet":
-        models = require("chgnet.model.model", extra="teachers")
-        chgnet = models.CHGNet.load(model_name=version or "0.3.0", use_device=device, verbose=False)
+        from atomml.simulate.sampling.calculators import ChgnetCalculator, make_calculator
+
+        settings = {"model": version or "0.3.0", "device": device}
+        chgnet: Any = make_calculator(parse_config(ChgnetCalculator, settings, where=str(potential)))
 
         def predict(atoms: Atoms) -> tuple[float, float]:
-            per_atom = chgnet.predict_structure(structure_of(atoms), task="e")["e"]
+            per_atom = chgnet.model.predict_structure(structure_of(atoms), task="e")["e"]
             return float(per_atom) * len(atoms), float("nan")
 
         return predict

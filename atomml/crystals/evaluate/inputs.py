@@ -9,7 +9,6 @@ from typing import Any
 from ase import Atoms
 from ase.io import iread
 
-from atomml.crystals.outputs.folder import GENERATED, RELAXED, iterate_generated, read_records
 from atomml.datasets import FrameStore, load_frames
 from atomml.datasets.readers import choose_reader
 from atomml.datasets.store_files import is_store
@@ -62,9 +61,8 @@ def read_generated(path: Path, *, relaxed: bool = False) -> Generated:
     Raises:
         DataError: nothing to read, a damaged extxyz, files that do not belong together.
     """
-    name = RELAXED if relaxed else GENERATED
-    if path.is_dir() and (path / f"{name}.jsonl").exists():
-        return _folder(path, name)
+    if path.is_dir() and (path / ("relaxed.jsonl" if relaxed else "structures.jsonl")).exists():
+        return _folder(path, relaxed=relaxed)
     if relaxed:
         raise DataError("There are no relaxed structures.", where=str(path), fix="relax them first")
     if path.is_dir() and not is_store(path):
@@ -89,17 +87,18 @@ def load_crystals(path: Path, **options: Any) -> FrameStore:
     return load_frames(path, require_energy=False)
 
 
-def _folder(path: Path, name: str) -> Generated:
+def _folder(path: Path, *, relaxed: bool) -> Generated:
+    from atomml.crystals.outputs.folder import GENERATED, RELAXED, iterate_generated, read_records
+
     records = {record["index"]: record for record in read_records(path)}
+    name = RELAXED if relaxed else GENERATED
     structures = {row["index"]: atoms for atoms, row in iterate_generated(path, name)}
-    if name == RELAXED:  # what could not be made counts, and what was not relaxed too
+    if relaxed:  # what could not be made counts, and what was not relaxed too
         found = {row["index"]: row for row in read_records(path, RELAXED)}
         absent = {"valid": False, "reason": "not relaxed"}
-        records = {
-            k: record | (found.get(k, absent) if record["valid"] else {}) for k, record in records.items()
-        }
-    errors = [None if record["valid"] else str(record["reason"]) for record in records.values()]
-    return Generated(tuple(structures.get(k) for k in records), tuple(errors), tuple(records.values()))
+        records = {k: row | (found.get(k, absent) if row["valid"] else {}) for k, row in records.items()}
+    errors = tuple(None if record["valid"] else str(record["reason"]) for record in records.values())
+    return Generated(tuple(structures.get(k) for k in records), errors, tuple(records.values()))
 
 
 def _extxyz(path: Path) -> tuple[Atoms, ...]:

@@ -25,7 +25,7 @@ SHARES = {
     "coverage": "Coverage",
     "stability": "Stability",
 }
-MOST_GROUPS = 10
+MOST_NAMED = 12
 NAMES = {
     "p1": "space group P1",
     "recall": "COV-R (recall)",
@@ -136,12 +136,21 @@ def _remarks(section: Mapping[str, Any]) -> list[str]:
         elif isinstance(value, int):
             lines.append(f"- {name}: {value}")
         elif isinstance(value, Mapping) and value and not _is_share(value):
-            lines.append(f"- {name}: " + ", ".join(f"{k} ({_short(v)})" for k, v in value.items()))
+            lines.append(f"- {name}: {_listed(value)}")
     return [*lines, ""] if lines else []
 
 
-def _short(value: Any) -> str:
-    return ", ".join(map(str, value.items())) if isinstance(value, Mapping) else str(value)
+def _listed(values: Mapping[str, Any]) -> str:
+    """Counted reasons as ``reason (count)``, other values as ``name: value``; only the first ones."""
+    parts = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            parts.append(f"{key}: {_listed(value)}" if value else "")
+        else:
+            parts.append(f"{key} ({value})" if isinstance(value, int) else f"{key}: {value}")
+    shown = [part for part in parts if part]
+    rest = len(shown) - MOST_NAMED
+    return ", ".join(shown[:MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _prediction(found: Mapping[str, Any]) -> list[str]:
@@ -165,9 +174,7 @@ def _prediction(found: Mapping[str, Any]) -> list[str]:
 def _symmetry(found: Mapping[str, Any]) -> list[str]:
     rows = []
     for symprec, section in found.items():
-        groups = [f"{name} ({count})" for name, count in section["space_groups"].items()]
-        rest = len(groups) - MOST_GROUPS
-        text = ", ".join(groups[:MOST_GROUPS]) + (f" and {rest} more" if rest > 0 else "")
+        text = _listed(section["space_groups"])
         rows.append([symprec, share_text(section["p1"]), section["unknown"]["count"], text])
     header = ["tolerance (Å)", "P1", "unknown", "space groups"]
     return ["## Symmetry", "", markdown_table(header, rows), ""]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from ase import Atoms
@@ -13,7 +13,6 @@ from ase import Atoms
 from atomml._optional import installed
 from atomml.crystals.evaluate.composition import composition_validity, smact_rules
 from atomml.crystals.evaluate.coverage import CUTOFFS, coverage
-from atomml.crystals.evaluate.distributions import Comparison, compare_distributions
 from atomml.crystals.evaluate.equality import Work
 from atomml.crystals.evaluate.fingerprints import Fingerprint, fingerprints, stack
 from atomml.crystals.evaluate.inputs import Generated
@@ -32,6 +31,9 @@ from atomml.crystals.evaluate.symmetry import SpaceGroup, Symmetries
 from atomml.crystals.evaluate.uniqueness import Uniqueness
 from atomml.crystals.evaluate.validity import structure_validity
 from atomml.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from atomml.crystals.evaluate.distributions import Comparison
 
 __all__ = [
     "coverage_section",
@@ -173,6 +175,8 @@ def distribution_section(
     given: Generated, flags: Flags, reference: Sequence[Atoms], *, seed: int
 ) -> tuple[dict[str, Any], dict[str, Comparison]]:
     """Wasserstein distances between the valid crystals and the reference."""
+    from atomml.crystals.evaluate.distributions import compare_distributions
+
     valid = flags.structure if flags.composition is None else flags.structure & flags.composition
     crystals = [
         atoms for atoms, good in zip(given.structures, valid, strict=True) if good and atoms is not None

@@ -10,17 +10,12 @@ from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 
 from atomml._optional import installed
 from atomml.crystals.evaluate.energies import Energies, energies_of, given_energies
-from atomml.crystals.evaluate.stability import (
-    HullDistance,
-    Phase,
-    energies_above_hull,
-    read_phases,
-    stability_metrics,
-    stable_unique_novel,
-)
-from atomml.errors import DataError, UnsupportedError
+from atomml.crystals.evaluate.hull import HullDistance, Phase, energies_above_hull, read_phases
+from atomml.crystals.evaluate.stability import stability_metrics, stable_unique_novel
+from atomml.errors import ConfigError, DataError, UnsupportedError
 from atomml.potentials.prediction import Prediction
 
+SALT = bulk("NaCl", "rocksalt", 5.64)
 PHASES = [
     Phase("Li", -1.0),
     Phase("Cl2", -2.0),
@@ -156,5 +151,7 @@ def test_a_row_that_is_no_phase_is_refused_by_its_line(tmp_path, row):
 
 @pytest.mark.skipif(not installed("chgnet"), reason="chgnet is not installed")
 def test_chgnet_is_known_by_name():
-    found = energies_of([bulk("NaCl", "rocksalt", 5.64)], "chgnet")
+    found = energies_of([SALT], "chgnet")
     assert -4.0 < found.per_atom[0] < -3.0
+    with pytest.raises(ConfigError, match="r2scan"):
+        energies_of([SALT], "chgnet:0.1")
