@@ -15,7 +15,7 @@ from ase import Atoms
 
 from atomml._version import __version__
 from atomml.crystals.drawing import Sampler, SamplingSettings, blocks
-from atomml.crystals.outputs.cif import write_cifs
+from atomml.crystals.outputs.cif import remove_cifs, write_cifs
 from atomml.crystals.outputs.describe import SYMPREC
 from atomml.crystals.outputs.folder import GENERATED, RELAXED, iterate_generated, iterate_records
 from atomml.crystals.outputs.journal import Journal, discard
@@ -121,7 +121,7 @@ def generate_folder(
     plan, how = _plan(generator, settings or SamplingSettings(), wishes)
     decisive = {
         "model": fingerprint_of(generator),
-        "device": device,
+        "device": str(getattr(generator, "device", device)),
         "sampling": asdict(how),
         "wishes": {key: str(v) if isinstance(v, Path) else v for key, v in wishes.items() if v},
         "requests": plan.fingerprint(),
@@ -129,6 +129,7 @@ def generate_folder(
     journal = Journal(folder, GENERATED, decisive, resume=resume, overwrite=overwrite)
     if journal.done == 0:
         discard(folder, RELAXED)  # of other structures
+        remove_cifs(folder / "relaxed_cif")
     facts = {
         "version": __version__,
         "model_file": str(model) if isinstance(model, str | Path) else type(model).__name__,

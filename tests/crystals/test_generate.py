@@ -138,11 +138,14 @@ def test_a_run_goes_on_only_with_the_same_settings(tmp_path, change, message):
 
 def test_new_structures_make_the_relaxed_ones_disappear(tmp_path):
     run(tmp_path)
-    (tmp_path / "relaxed.jsonl").write_text("{}")
+    (tmp_path / "relaxed_cif").mkdir()
+    for name in ("relaxed.jsonl", "relaxed_cif/000000.cif"):
+        (tmp_path / name).write_text("{}")
     run(tmp_path, resume=True)
     assert (tmp_path / "relaxed.jsonl").exists()
     run(tmp_path, overwrite=True)
-    assert not (tmp_path / "relaxed.jsonl").exists()
+    assert not [path for path in tmp_path.rglob("relaxed*") if path.is_file()]
+    assert not list((tmp_path / "relaxed_cif").iterdir())
 
 
 def nan(k, batch):

@@ -10,7 +10,7 @@ from ase import Atoms
 
 from atomml.errors import DataError
 
-__all__ = ["cif_text", "write_cif", "write_cifs"]
+__all__ = ["cif_text", "remove_cifs", "write_cif", "write_cifs"]
 
 
 def cif_text(atoms: Atoms, *, symprec: float | None = None) -> str | None:
@@ -57,6 +57,12 @@ def write_cif(atoms: Atoms, path: Path, *, symprec: float | None = None) -> bool
     return text is not None
 
 
+def remove_cifs(folder: Path) -> None:
+    """Remove what `write_cifs` wrote, and nothing else."""
+    for old in folder.glob("[0-9]*.cif"):
+        old.unlink()
+
+
 def write_cifs(
     crystals: Iterable[tuple[Atoms, dict[str, object]]], folder: Path, *, symprec: float | None = None
 ) -> int:
@@ -69,8 +75,7 @@ def write_cifs(
         DataError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("[0-9]*.cif"):
-        old.unlink()
+    remove_cifs(folder)
     return sum(
         not write_cif(atoms, folder / f"{row['index']:06d}.cif", symprec=symprec) for atoms, row in crystals
     )
