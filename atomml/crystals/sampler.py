@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from numpy.random import SeedSequence
@@ -17,9 +18,9 @@ from atomml.crystals.requests import Request
 from atomml.errors import ConfigError, UnsupportedError
 from atomml.shapes import Bool, Float, Float64, Tensor
 
-__all__ = ["STRATEGIES", "Sampled", "sample"]
+__all__ = ["Sampled", "Strategy", "sample"]
 
-STRATEGIES = ("end_back", "vanilla", "mix")
+Strategy = Literal["end_back", "vanilla", "mix"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def sample(
     """
     if steps < 1:
         raise ConfigError(f"A flow of {steps} steps.", where="steps", fix="ask for at least one step")
-    if strategy not in STRATEGIES:
+    if strategy not in get_args(Strategy):
         raise ConfigError(f"There is no strategy {strategy!r}.", fix="end_back, vanilla or mix")
     if guidance and not any(request.properties for request in requests):
         raise ConfigError(
