@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from atomml._version import __version__
 
 if TYPE_CHECKING:
+    from atomml.crystals.generate import generate as generate
     from atomml.graph.atom_graph import AtomGraph as AtomGraph
     from atomml.potentials.prediction import Prediction as Prediction
     from atomml.simulate.calculator import Calculator as Calculator
@@ -20,11 +21,12 @@ _HOMES = {
     "AtomGraph": ("graph.atom_graph", "AtomGraph"),
     "Calculator": ("simulate.calculator", "Calculator"),
     "Prediction": ("potentials.prediction", "Prediction"),
+    "generate": ("crystals.generate", "generate"),
     "load": ("uncertainty.model_file", "load_model"),
     "train": ("training.run", "train"),
 }
 
-__all__ = ["AtomGraph", "Calculator", "Prediction", "__version__", "load", "train"]
+__all__ = ["AtomGraph", "Calculator", "Prediction", "__version__", "generate", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -178,9 +178,11 @@ def _prior(model: CrystalModel, asked: _Asked, generator: torch.Generator) -> St
 
 
 def _drawn(model: CrystalModel, asked: _Asked, out: Target, generator: torch.Generator) -> Sampled:
-    """Elements drawn from their last probabilities."""
+    """Elements drawn from their last probabilities; of a crystal that is not finite, any, and log p is NaN."""
     p = out.types.double().cpu()
-    index = torch.multinomial(p.flatten(0, 1), 1, generator=generator).view(p.shape[:2])
+    finite = p.isfinite().all(-1, keepdim=True)
+    index = torch.multinomial(torch.where(finite, p, 1.0).flatten(0, 1), 1, generator=generator)
+    index = index.view(p.shape[:2])
     log_p = p.gather(2, index[..., None])[..., 0].log()
     free = (asked.mask & ~asked.known.given).cpu()
     numbers = model.z_of_index[index.to(model.device)]

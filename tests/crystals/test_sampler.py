@@ -165,3 +165,17 @@ def test_bad_options_are_refused(options, error, message):
 def test_what_the_model_cannot_do_is_refused(request_, message):
     with pytest.raises(UnsupportedError, match=message):
         sample(small_model(), [request_], steps=3)
+
+
+def test_one_crystal_that_is_not_finite_does_not_spoil_the_others():
+    model = small_model(given_types=0.0)
+    model.network.register_forward_hook(
+        lambda module, args, out: NetworkOutput(
+            *(torch.cat([torch.full_like(x[:1], torch.nan), x[1:]]) for x in out)
+        )
+    )
+    sampled = sample(model, [Request(n_atoms=3)] * 4, steps=3)
+    assert sampled.crystals.fractional[0].isnan().all()
+    assert sampled.log_probabilities[0].isnan()
+    assert sampled.crystals.fractional[1:].isfinite().all()
+    assert sampled.log_probabilities[1:].isfinite().all()

@@ -86,7 +86,7 @@ def composition_validity(numbers: Sequence[int], variant: Variant = "cdvae") -> 
     or Lr, whose electronegativities SMACT does not know: they fail there.
 
     Shares that are valid, smact 4.0.2 (cdvae, smact): Perov-5 validation 0.987, 0.990; MP-20 validation, binary and
-    ternary part, 0.892, 0.909; MPTS-52 validation 0.894, 0.910. With SMACT 2.2.1 they were published as 0.986 (test
+    ternary part, 0.893, 0.909; MPTS-52 validation 0.894, 0.910. With SMACT 2.2.1 they were published as 0.986 (test
     set), 0.893 and 0.895.
 
     Args:
