@@ -33,7 +33,9 @@ def distribution_figure(found: Mapping[str, Comparison]) -> Figure:
     figure = Figure(figsize=(3.4 * len(found), 3.0), layout="constrained")
     for axes, (name, c) in zip(np.ravel(figure.subplots(1, len(found))), found.items(), strict=True):
         both = np.concatenate([c.generated, c.reference])
-        bins = _bins(both, whole=name in ("elements", "atoms"))
+        whole = name in ("elements", "atoms")
+        bins = _bins(both, whole=whole)
+        axes.xaxis.get_major_locator().set_params(integer=whole)
         for label, values in (("reference", c.reference), ("generated", c.generated)):
             if len(values):
                 axes.hist(values, bins=bins, density=True, alpha=0.55, color=COLOURS[label], label=label)

@@ -116,6 +116,25 @@ def test_what_could_not_be_generated_counts(tmp_path):
     assert "novelty" in metrics["not_done"]
 
 
+def test_a_set_without_any_crystal_is_judged_too(metals):
+    folder = metals / "failed"
+    folder.mkdir()
+    (folder / "structures.jsonl").write_text('{"index": 0, "valid": false, "reason": "not finite"}\n')
+    (folder / "structures.extxyz").write_text("")
+    metrics = evaluate_crystals(
+        folder,
+        reference=metals / "reference.extxyz",
+        potential=EMT(),
+        hull=metals / "reference.extxyz",
+        coverage=installed("matminer"),
+        **HERE,
+    )
+    assert metrics["validity"]["structure"]["fraction"] == 0.0
+    assert metrics["stability"]["stable_unique_novel"]["count"] == 0
+    assert metrics["distributions"]["density"]["wasserstein"] is None
+    assert (folder / "evaluation/report.md").exists()
+
+
 def test_relaxed_structures_replace_the_others_and_bring_energies(tmp_path):
     rows = [{"index": k, "valid": k < 2, "reason": None if k < 2 else "not finite"} for k in range(3)]
     relaxed = [
