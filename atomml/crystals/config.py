@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from atomml.config import Config
 from atomml.training.config import SourceConfig
@@ -17,7 +17,9 @@ __all__ = [
     "CrystalLossConfig",
     "CrystalModelConfig",
     "CrystalTrainConfig",
+    "EquivariantConfig",
     "FlowConfig",
+    "NetworkConfig",
 ]
 
 
@@ -25,7 +27,7 @@ class CSPNetConfig(Config):
     """A network of all pairs of atoms."""
 
     kind: Literal["cspnet"] = "cspnet"
-    """Which network."""
+    """Which network: ``cspnet`` (this one) or ``equivariant``."""
     hidden: PositiveInt = 512
     """Channels of an atom and of a pair."""
     layers: PositiveInt = 6
@@ -34,6 +36,31 @@ class CSPNetConfig(Config):
     """Fourier frequencies 0 … F − 1 of a distance around the cell."""
     time_channels: Annotated[int, Field(ge=4, multiple_of=2)] = 128
     """Channels of the time."""
+
+
+class EquivariantConfig(Config):
+    """A network of all pairs of atoms whose atoms carry vectors and quadrupoles, with our tensor products."""
+
+    kind: Literal["equivariant"] = "equivariant"
+    """Which network: ``cspnet`` or ``equivariant`` (this one)."""
+    hidden: PositiveInt = 128
+    """Channels of every degree of an atom, and of a pair."""
+    layers: PositiveInt = 4
+    """Rounds of messages."""
+    lmax: Annotated[int, Field(ge=1, le=2)] = 2
+    """Highest degree: 1 vectors, 2 quadrupoles too."""
+    path_weights: Literal["shared", "per_l2"] = "shared"
+    """Weights of a pair: one for all products (``shared``) or one for each degree of the displacement
+    (``per_l2``)."""
+    frequencies: PositiveInt = 32
+    """Fourier frequencies 0 … F − 1 of a distance around the cell."""
+    radial_basis: PositiveInt = 8
+    """Bessel functions of the distance."""
+    time_channels: Annotated[int, Field(ge=4, multiple_of=2)] = 128
+    """Channels of the time."""
+
+
+NetworkConfig = Annotated[CSPNetConfig | EquivariantConfig, Field(discriminator="kind")]
 
 
 class FlowConfig(Config):
@@ -56,7 +83,7 @@ class FlowConfig(Config):
 class CrystalModelConfig(Config):
     """What a model is made of."""
 
-    network: CSPNetConfig = CSPNetConfig()
+    network: NetworkConfig = CSPNetConfig()
     """The network."""
     flow: FlowConfig = FlowConfig()
     """The flows of coordinates, elements and lattice."""
@@ -67,6 +94,11 @@ class CrystalModelConfig(Config):
     """Columns of the data, or ``density`` (g/cm³), that generation can be guided by."""
     property_dropout: Fraction = 0.3
     """Share of the training without the properties, from which guidance learns what crystals are like without."""
+
+    @field_validator("network", mode="before")
+    @classmethod
+    def _cspnet_unless_said(cls, network: Any) -> Any:
+        return {"kind": "cspnet"} | network if isinstance(network, dict) else network
 
 
 class CrystalDataConfig(SourceConfig):
@@ -88,6 +120,9 @@ class CrystalLossConfig(Config):
     distance: Literal["square", "cosine"] = "square"
     """Of angles: ``square`` of the difference around the circle, as published code has it; ``cosine`` 1 − cos, the
     bound itself."""
+    weight_power: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Weights of the steps of coordinates to this power, with the same mean. 1 is the bound, whose weights grow with
+    what is known already, a thousandfold; less gives more to early steps, which decide what is where."""
     mean_over_origins: bool = False
     """Learn the mean of the target over all origins of the cell that fit what is known (Rao-Blackwell): less noise.
     Needs ``distance: cosine``."""

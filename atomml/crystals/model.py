@@ -11,7 +11,8 @@ from torch import nn
 
 from atomml.crystals.batch import CrystalBatch
 from atomml.crystals.circle import angle_of, fractional_of
-from atomml.crystals.config import CrystalModelConfig
+from atomml.crystals.config import CrystalModelConfig, CSPNetConfig, NetworkConfig
+from atomml.crystals.equivariant import EquivariantNet
 from atomml.crystals.flow_coordinates import AdditiveFlow, Belief, CoordinateFlow, VonMisesFlow
 from atomml.crystals.flow_lattice import GaussianFlow
 from atomml.crystals.flow_types import DiscreteFlow
@@ -58,6 +59,13 @@ class Constraint:
     allowed: Bool[Tensor, "crystals atoms elements"] | None = None
 
 
+def build_network(config: NetworkConfig, n_elements: int) -> CSPNet | EquivariantNet:
+    """The network that a configuration asks for, with random weights."""
+    if isinstance(config, CSPNetConfig):
+        return CSPNet(config, n_elements)
+    return EquivariantNet(config, n_elements)
+
+
 class CrystalModel(nn.Module):
     """Flows of coordinates (on the circle), lattice (Gaussian) and elements (discrete) with one network.
 
@@ -88,7 +96,7 @@ class CrystalModel(nn.Module):
         self.lattice_scale, self.atom_counts = float(lattice_scale), dict(atom_counts)
         self.property_scales = dict(property_scales)
         self.metadata: dict[str, Any] = {}
-        self.network = CSPNet(config.network, len(self.elements))
+        self.network = build_network(config.network, len(self.elements))
         self.properties = (
             PropertyEmbedding(self.property_scales, config.network.hidden) if property_scales else None
         )
@@ -116,13 +124,18 @@ class CrystalModel(nn.Module):
         """Device of the weights."""
         return self.z_of_index.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return next(self.network.parameters()).dtype
+
     def target(self, crystals: CrystalBatch) -> Target:
         """Crystals in the variables of the flows.
 
         Raises:
             UnsupportedError: an element the model does not know.
         """
-        dtype = self.network.embedding.weight.dtype
+        dtype = self.dtype
         index = self.index_of_z[crystals.numbers]
         if bool((index[crystals.mask] < 0).any()):
             unknown = sorted(set(crystals.numbers[crystals.mask].tolist()) - set(self.elements))

@@ -105,7 +105,7 @@ class _Asked:
     def __init__(self, model: CrystalModel, requests: Sequence[Request]) -> None:
         self.model = model
         count, width = len(requests), max((r.n_atoms for r in requests), default=0)
-        dtype, device = model.network.embedding.weight.dtype, model.device
+        dtype, device = model.dtype, model.device
         sizes = torch.tensor([r.n_atoms for r in requests])
         self.mask: Bool[Tensor, "crystals atoms"] = (torch.arange(width) < sizes[:, None]).to(device)
         numbers = torch.zeros(count, width, dtype=torch.int64)
