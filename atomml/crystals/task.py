@@ -131,12 +131,12 @@ def flow_losses(
 ) -> Float64[Tensor, " 3"]:
     """Σ over coordinates, crystals and atoms of what step ``done`` + 1 of a flow costs.
 
-    coordinates: w_i d², or w_i (1 − cos d), of the difference d of angles; lattice: v_i times the mean squared
+    coordinates: w_i (tempered) d², or w_i (1 − cos d), of the difference d of angles; lattice: v_i times the mean squared
     difference of the nine entries; elements: K β₁ t ‖e − p‖², where they are not given. w, v and the last are those
     of the flows.
     """
     angular = _angular(target, state, out, mask, config)
-    w = model.coordinates.loss_weights(steps).to(done.device)[done]
+    w = tempered(model.coordinates.loss_weights(steps), config.loss.weight_power).to(done.device)[done]
     v = model.lattice.loss_weights(steps).to(done.device)[done]
     lattice = (out.lattice - target.lattice).square().mean((1, 2)).double()
     t = (done / steps).to(target.types)
@@ -148,6 +148,11 @@ def flow_losses(
             (types * (mask & ~known.given)).sum(),
         ]
     )
+
+
+def tempered(weights: Float64[Tensor, " steps"], power: float) -> Float64[Tensor, " steps"]:
+    """w^p with the mean of w."""
+    return weights**power * (weights.mean() / (weights**power).mean())
 
 
 def _angular(

@@ -203,3 +203,11 @@ def test_the_global_generator_is_left_alone(crystals_file, tmp_path):
     before = torch.get_rng_state()
     train_crystals(settings_for(crystals_file, tmp_path / "run", epochs=1), quiet=True)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_tempered_weights_have_the_same_mean_and_a_smaller_range():
+    weights = torch.tensor([1.0, 10.0, 1000.0]).double()
+    assert torch.equal(tempered(weights, 1.0), weights)
+    half = tempered(weights, 0.5)
+    assert half.mean() == pytest.approx(weights.mean().item())
+    torch.testing.assert_close(half / half[0], weights.sqrt())
