@@ -33,7 +33,8 @@ from atomml.crystals.circle import wrap
 from atomml.crystals.config import EquivariantConfig
 from atomml.crystals.network import NetworkInput, NetworkOutput, fourier_features, time_features
 from atomml.graph.atom_graph import EdgeIndex
-from atomml.kernels.cp_factors import CPFactors, load_factors, load_group_factors
+from atomml.kernels.coupling import Grouping
+from atomml.kernels.cp_factors import load_factors, load_group_factors
 from atomml.nn.cp_product import CPConvolution, SelfProduct
 from atomml.nn.linear import DegreeLinear, degree_of_component
 from atomml.nn.nonlinearity import Gate
@@ -139,7 +140,7 @@ class EquivariantNet(nn.Module):
 
 
 class EquivariantLayer(nn.Module):
-    """One round of messages, c = (μ μᵀ, Fourier(d_ij), b(r_ij)) of a pair and N the atoms of its crystal.
+    """One round of messages; a pair is c = (Fourier(d_ij), b(r_ij), μ μᵀ), b Bessel functions.
 
     y   = norm(x),   w_ij = W₂ SiLU(A y⁰_i + B y⁰_j + C c_ij)
     m_i = mean_j of CP-convolution of y_j, Y_ij, w_ij
@@ -151,10 +152,8 @@ class EquivariantLayer(nn.Module):
     def __init__(self, config: EquivariantConfig) -> None:
         super().__init__()
         hidden, lmax = config.hidden, config.lmax
-        shared = load_factors(lmax, "cg_even")
-        factors: CPFactors = (
-            shared if config.path_weights == "shared" else load_group_factors(lmax, "cg_even", "per_l2")
-        )
+        grouping: Grouping = "fused" if config.path_weights == "shared" else "per_l2"
+        factors = load_group_factors(lmax, "cg_even", grouping)
         self.shape = (len(factors.groups), hidden)
         self.norm = DegreeNorm(lmax, hidden)
         self.center = nn.Linear(hidden, hidden, bias=False)
@@ -163,7 +162,7 @@ class EquivariantLayer(nn.Module):
         self.weight = nn.Linear(hidden, math.prod(self.shape))
         nn.init.normal_(self.weight.weight, std=SILU_GAIN / math.sqrt(hidden))
         self.convolution = CPConvolution(factors)
-        self.product = SelfProduct(shared)
+        self.product = SelfProduct(load_factors(lmax, "cg_even"))
         self.mix = DegreeLinear(lmax, 3 * hidden, hidden)
         self.gate = Gate(lmax, hidden)
         self.out = DegreeLinear(lmax, hidden, hidden)
