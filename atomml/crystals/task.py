@@ -131,9 +131,9 @@ def flow_losses(
 ) -> Float64[Tensor, " 3"]:
     """Σ over coordinates, crystals and atoms of what step ``done`` + 1 of a flow costs.
 
-    coordinates: w_i d², or w_i (1 − cos d), of the difference d of angles, with `tempered` weights; lattice: v_i times
-    the mean squared difference of the nine entries; elements: K β₁ t ‖e − p‖², where they are not given. w, v and
-    the last are those of the flows.
+    coordinates: w_i d², or w_i (1 − cos d), of the difference d of angles, with `tempered` weights; lattice: v_i
+    times the mean squared difference of the nine entries; elements: K β₁ t ‖e − p‖², where they are not given. w, v
+    and the last are those of the flows.
     """
     angular = _angular(target, state, out, mask, config)
     w = tempered(model.coordinates.loss_weights(steps), config.loss.weight_power).to(done.device)[done]

@@ -16,6 +16,7 @@ from atomml.config import parse_config
 from atomml.crystals.config import CrystalBatchConfig, CrystalTrainConfig
 from atomml.crystals.data import similar_sizes
 from atomml.crystals.model_file import load_crystal_model
+from atomml.crystals.task import tempered
 from atomml.crystals.train import train_crystals
 from atomml.errors import ConfigError, DataError
 from atomml.training import loop
