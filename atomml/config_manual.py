@@ -15,6 +15,8 @@ from pydantic.fields import FieldInfo
 
 __all__ = ["Setting", "settings_of", "template_of"]
 
+FIRST = ("kind", "run_dir", "data", "model", "loss", "uncertainty", "batch")
+"""Keys that come before the others of a configuration: what decides about a training, before how it is done."""
 _SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 
@@ -81,7 +83,7 @@ def template_of(model: type[BaseModel]) -> str:
 
 def _walk(model: type[BaseModel], prefix: str, values: BaseModel | None) -> Iterator[Setting]:
     """Settings of ``model``; a default instance of the group, ``values``, overrides the defaults."""
-    for name, field in sorted(model.model_fields.items(), key=lambda item: item[0] != "kind"):
+    for name, field in sorted(model.model_fields.items(), key=lambda item: item[0] not in FIRST):
         required = values is None and field.is_required()
         own = field.get_default(call_default_factory=True)
         default = own if values is None else getattr(values, name)

@@ -16,7 +16,7 @@ import typer
 import yaml
 
 from atomml.cli import main as cli
-from atomml.cli.config import Kind, model_of
+from atomml.cli.config import Kind, kind_of, model_of
 from atomml.config import parse_config
 from tests.conftest import ROOT
 
@@ -175,7 +175,8 @@ def test_configurations_validate(page):
 
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
 def test_recipes_validate(path):
-    parse_config(model_of(Kind.train), yaml.safe_load(path.read_text(encoding="utf-8")), where=name_of(path))
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    parse_config(model_of(kind_of(data)), data, where=name_of(path))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from atomml.config import Config
 
-__all__ = ["Kind", "register"]
+__all__ = ["Kind", "kind_of", "model_of", "register"]
 
 
 class Kind(StrEnum):
@@ -23,6 +23,7 @@ class Kind(StrEnum):
     tdn_paper = "tdn_paper"
     race = "race"
     sample = "sample"
+    crystals = "crystals"
 
 
 KindArgument = Annotated[Kind, typer.Argument(help="Which configuration.", metavar="KIND")]
@@ -41,7 +42,7 @@ def _schema(
 ) -> None:
     """Print every key of a configuration with its type, default and meaning.
 
-    KIND: train, finetune, sample, or a network: tdn, race, tdn_paper.
+    KIND: train, finetune, sample, crystals, or a network: tdn, race, tdn_paper.
     """
     model = model_of(kind)
     if json:
@@ -69,7 +70,7 @@ def _validate(
     from atomml.config import parse_config, read_yaml
 
     data = read_yaml(file)
-    kind = kind or _kind_of(data)
+    kind = kind or kind_of(data)
     parse_config(model_of(kind), data, where=str(file))
     typer.echo(f"OK: {file} is a valid {kind.value} configuration.")
 
@@ -94,10 +95,17 @@ def model_of(kind: Kind) -> type[Config]:
             from atomml.simulate.sampling.config import SampleConfig
 
             return SampleConfig
+        case Kind.crystals:
+            from atomml.crystals.config import CrystalTrainConfig
+
+            return CrystalTrainConfig
 
 
-def _kind_of(data: dict[str, Any]) -> Kind:
+def kind_of(data: dict[str, Any]) -> Kind:
     """What a file is most likely meant to be."""
+    model = data.get("model")
+    if isinstance(model, dict) and "kind" not in model and {"network", "flow", "given_types"} & model.keys():
+        return Kind.crystals
     if "kind" in data:
         return Kind(data["kind"]) if data["kind"] in ("tdn_paper", "race") else Kind.tdn
     if "calculator" in data:

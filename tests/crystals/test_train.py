@@ -16,7 +16,7 @@ from atomml.config import parse_config
 from atomml.crystals.config import CrystalBatchConfig, CrystalTrainConfig
 from atomml.crystals.data import similar_sizes
 from atomml.crystals.model_file import load_crystal_model
-from atomml.crystals.task import tempered
+from atomml.crystals.task import TERMS, tempered
 from atomml.crystals.train import train_crystals
 from atomml.errors import ConfigError, DataError
 from atomml.training import loop
@@ -78,11 +78,8 @@ def test_a_run_leaves_a_model_its_history_and_a_report(whole):
     assert result.metrics["training"]["crystals"] == {"train": 27, "valid": 6, "test": 3}
     rows = list(csv.DictReader((result.run_dir / "metrics.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    assert all(
-        float(rows[-1][f"{p}_{t}"]) > 0
-        for p in ("train", "valid")
-        for t in ("coordinates", "lattice", "types")
-    )
+    columns = [f"{part}_{term}" for part in ("train", "valid") for term in TERMS]
+    assert all(float(rows[-1][column]) > 0 for column in columns)
     assert (result.run_dir / "figures" / "learning_curve.png").stat().st_size > 1000
 
 
