@@ -123,14 +123,16 @@ class CrystalLossConfig(Config):
     weight_power: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Weights of the steps of coordinates to this power, with the same mean. 1 is the bound, whose weights grow with
     what is known already, a thousandfold; less gives more to early steps, which decide what is where."""
-    mean_over_origins: bool = False
-    """Learn the mean of the target over all origins of the cell that fit what is known (Rao-Blackwell): less noise.
-    Needs ``distance: cosine``."""
+    origin: Literal["given", "mean", "fitted"] = "given"
+    """A crystal moved in its cell is the same crystal. ``given``: coordinates as the data have them; ``mean``: their
+    mean over all origins that fit what is known (Rao-Blackwell), less noise; ``fitted``: and as far as the origin is
+    unknown, compare at the origin that fits best, so that even the first step learns what is where. The last two
+    need ``distance: cosine``."""
 
     @model_validator(mode="after")
     def _cosine(self) -> CrystalLossConfig:
-        if self.mean_over_origins and self.distance != "cosine":
-            raise ValueError("mean_over_origins needs distance: cosine")
+        if self.origin != "given" and self.distance != "cosine":
+            raise ValueError(f"origin: {self.origin} needs distance: cosine")
         return self
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "TrajectoryBanks",
     "VonMisesFlow",
     "cosine_loss",
+    "fit_at_any_origin",
     "mean_target",
     "square_loss",
     "update",
@@ -272,6 +273,18 @@ def mean_target(
     sine = (weight * torch.sin(belief.mean - x)).sum(dim=1, keepdim=True)
     shift = _from_vector(cosine, sine)
     return wrap(x + shift.mean), mean_length(shift.concentration)
+
+
+def fit_at_any_origin(
+    x: Float[Tensor, "crystals atoms 3"],
+    x_hat: Float[Tensor, "crystals atoms 3"],
+    mask: Bool[Tensor, "crystals atoms"],
+) -> Float[Tensor, "crystals 1 3"]:
+    """max_τ mean over the atoms of cos(x̂ − x − τ) = |mean e^{i(x̂ − x)}|: 1 for the same crystal, moved."""
+    weight = mask[..., None] / mask.sum(1)[:, None, None].to(x)
+    cosine = (weight * torch.cos(x_hat - x)).sum(dim=1, keepdim=True)
+    sine = (weight * torch.sin(x_hat - x)).sum(dim=1, keepdim=True)
+    return (cosine**2 + sine**2 + 1e-14).sqrt()  # the root alone has no derivative at 0
 
 
 def _add_gaussian(

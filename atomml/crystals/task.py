@@ -10,7 +10,7 @@ import torch
 
 from atomml.crystals.config import CrystalTrainConfig
 from atomml.crystals.data import Crystals
-from atomml.crystals.flow_coordinates import cosine_loss, mean_target, square_loss
+from atomml.crystals.flow_coordinates import cosine_loss, fit_at_any_origin, mean_target, square_loss
 from atomml.crystals.model import Constraint, CrystalModel, State, Target
 from atomml.crystals.network import NetworkOutput
 from atomml.shapes import Bool, Float, Float64, Int64, Tensor
@@ -162,9 +162,17 @@ def _angular(
     mask: Bool[Tensor, "crystals atoms"],
     config: CrystalTrainConfig,
 ) -> Float[Tensor, "crystals atoms 3"]:
+    """The loss of each coordinate: d², 1 − cos d, 1 − A cos d (``mean``) or 1 − A cos d − (1 − A) R (``fitted``).
+
+    A, from 0 to 1, is how well the origin is known and R, from 0 to 1, how well expected and true crystal fit at the
+    best origin, see `mean_target` and `fit_at_any_origin`.
+    """
     if config.loss.distance == "square":
         return square_loss(target.angles, out.angles)
-    if not config.loss.mean_over_origins:
+    if config.loss.origin == "given":
         return cosine_loss(target.angles, out.angles)
-    angle, length = mean_target(state.coordinates, target.angles, mask)
-    return cosine_loss(angle, out.angles, length)
+    angle, known = mean_target(state.coordinates, target.angles, mask)
+    loss = cosine_loss(angle, out.angles, known)
+    if config.loss.origin == "fitted":
+        loss = loss - (1 - known) * fit_at_any_origin(target.angles, out.angles, mask)
+    return loss

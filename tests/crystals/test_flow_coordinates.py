@@ -13,6 +13,7 @@ from atomml.crystals.flow_coordinates import (
     TrajectoryBanks,
     VonMisesFlow,
     cosine_loss,
+    fit_at_any_origin,
     mean_target,
     square_loss,
     update,
@@ -295,3 +296,20 @@ def test_a_flow_must_end_somewhere(make, beta1):
 def test_a_flow_has_at_least_one_step(flow):
     with pytest.raises(ConfigError):
         flow.accuracies(0)
+
+
+def test_a_crystal_fits_itself_at_any_origin_and_no_other():
+    x, other, shift = angles(4, 5, 3), angles(4, 5, 3, seed=1), angles(4, 1, 3, seed=2)
+    mask = torch.arange(5) < torch.tensor([5, 3, 1, 4])[:, None]
+    moved = torch.where(mask[..., None], x + shift, other)
+    torch.testing.assert_close(fit_at_any_origin(x, moved, mask), torch.ones_like(shift))
+    away = (other - x)[1, :3, 0]
+    best = max(torch.cos(away - tau).mean().item() for tau in torch.linspace(-3.2, 3.2, 2001))
+    assert fit_at_any_origin(x, other, mask)[1, 0, 0].item() == pytest.approx(best, abs=1e-5)
+
+
+def test_a_fit_that_is_nothing_has_a_finite_gradient():
+    x_hat = torch.tensor([0.0, math.pi]).double()[None, :, None].expand(1, 2, 3).clone().requires_grad_()
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    fit_at_any_origin(torch.zeros(1, 2, 3).double(), x_hat, mask).sum().backward()
+    assert x_hat.grad.isfinite().all()

@@ -112,7 +112,7 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path, point):
     "changes",
     [
         {"loss": {"distance": "cosine"}},
-        {"loss": {"distance": "cosine", "mean_over_origins": True}},
+        {"loss": {"distance": "cosine", "origin": "fitted"}},
         {"model": {"network": NETWORK, "flow": {"coordinates": "additive", "steps": [6]}}},
         {
             "model": {
@@ -138,8 +138,8 @@ def test_training_lowers_the_loss(crystals_file, tmp_path, changes):
 def test_an_average_over_origins_has_the_loss_of_the_plain_one_up_to_noise(crystals_file, tmp_path):
     """Both have the same expectation: the mean over the origins is taken by sampling, or exactly."""
     found = []
-    for k, average in enumerate((False, True)):
-        loss = {"distance": "cosine", "mean_over_origins": average}
+    for k, origin in enumerate(("given", "mean")):
+        loss = {"distance": "cosine", "origin": origin}
         options = {"optimizer": {"lr": 1e-12}, "epochs": 1, "ema": 0.0, "loss": loss}
         config = settings_for(crystals_file, tmp_path / str(k), **options)
         found.append(train_crystals(config, quiet=True).metrics["validation"]["valid_coordinates"])
@@ -170,7 +170,7 @@ def test_large_crystals_are_left_out_and_counted(crystals_file, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": {"mean_over_origins": True}}, "mean_over_origins needs distance: cosine"),
+        ({"loss": {"origin": "mean"}}, "origin: mean needs distance: cosine"),
         ({"model": {"netwrok": {}}}, "did you mean 'network'"),
         ({"data": {"train": "x.csv", "valid": None}, "early_stop": 3}, "need data.valid"),
         ({"epochs": None}, "at least one of epochs"),
