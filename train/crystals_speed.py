@@ -21,6 +21,7 @@ from atomml.crystals.requests import Request
 from atomml.crystals.sampler import sample
 from atomml.processes import worker_pool
 
+BATCH = 50
 STEPS = (10, 50, 100)
 DIFFUSION = (1000, 2)
 """Steps of a diffusion as DiffCSP makes them, and calls of the network in each (predictor and corrector)."""
@@ -69,12 +70,12 @@ class Calls(NamedTuple):
         return time.perf_counter() - start
 
 
-def speed(model: CrystalModel, crystals: Sequence[Atoms], *, rounds: int = 5) -> Iterator[dict[str, Any]]:
-    """Crystals per second in batches of 100, medians over interleaved rounds on one thread.
+def speed(model: CrystalModel, crystals: Sequence[Atoms], *, rounds: int = 3) -> Iterator[dict[str, Any]]:
+    """Crystals per second in batches of `BATCH`, medians over interleaved rounds on one thread.
 
     The diffusion is not run: the same network is called as often as DiffCSP calls its network for a crystal.
     """
-    some = [crystals[k % len(crystals)] for k in range(min(100, 10 * len(crystals)))]
+    some = [crystals[k % len(crystals)] for k in range(min(BATCH, 10 * len(crystals)))]
     steps, calls = DIFFUSION
     slow = f"{steps} × {calls} calls"
     cases: list[Sampling | Calls] = [

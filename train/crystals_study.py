@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ase import Atoms
 from ase.io import write
 
@@ -125,9 +126,11 @@ class Study:
         return folder
 
     def crystals(self, part: str) -> list[Atoms]:
-        """Crystals of a part; of the test the first ``samples``."""
+        """Crystals of a part; of the test ``samples`` at random."""
         found = self.source.parts[part]
-        rows = found.rows[: self.samples] if part == "test" else found.rows
+        rows = found.rows
+        if part == "test" and self.samples is not None:
+            rows = np.sort(np.random.default_rng(0).permutation(rows)[: self.samples])
         return [_plain(found.store[int(row)]) for row in rows]
 
     def file(self, part: str) -> Path:

@@ -108,7 +108,7 @@ def test_recipes_are_valid(name, given_types, predicts):
     recipe = load_config(CrystalTrainConfig, TRAIN / f"crystals_{name}.yaml")
     assert recipe.run_dir == f"runs/crystals_{name}"
     assert recipe.model.given_types == given_types
-    assert (recipe.loss.distance, recipe.loss.mean_over_origins) == ("cosine", True)
+    assert (recipe.loss.distance, recipe.loss.origin) == ("cosine", "fitted")
     pairs = recipe.batch.max_pairs
     assert pairs is None or pairs > 8 * predicts**2, "crystals of all sizes come in batches"
 
