@@ -26,9 +26,9 @@ def _info(
 
     Reads the header only: no weights are loaded and nothing in the file is executed.
     """
-    from atomml.potentials.model_file import read_header
+    from atomml.potentials.model_file import CRYSTAL_FORMAT, FORMAT, read_header
 
-    header = read_header(model)
+    header = read_header(model, FORMAT, CRYSTAL_FORMAT)
     if json:
         from json import dumps
 
@@ -49,7 +49,7 @@ def _overview(model: str, header: dict[str, Any]) -> Table:
     from rich.text import Text
 
     table = Table(title=f"Model {Path(model).name}", show_header=False)
-    for name, value in _rows(header):
+    for name, value in _crystal_rows(header) if "atom_counts" in header else _rows(header):
         table.add_row(Text(name, "bold"), Text(value))
     return table
 
@@ -72,6 +72,29 @@ def _rows(header: dict[str, Any]) -> list[tuple[str, str]]:
         ("data", _pairs(header.get("data", {}))),
         ("errors", _pairs(header.get("metrics", {}))),
         ("licence", str(header.get("licence", ""))),
+        ("written", _written_text(header)),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _crystal_rows(header: dict[str, Any]) -> list[tuple[str, str]]:
+    """The same of a model of crystals."""
+    config = dict(header["config"])
+    network, flow, given = config["network"], config["flow"], config["given_types"]
+    sizes = header["atom_counts"].items()
+    properties = header["property_scales"].items()
+    rows = [
+        ("network", _pairs(network)),
+        ("predicts", "structures of a given composition" if given == 1 else "structures and elements"),
+        ("elements", " ".join(element_symbols(header["elements"]))),
+        ("atoms", ", ".join(f"{n} ({share:.0%})" for n, share in sizes)),
+        ("guided by", ", ".join(f"{name} {mean:.4g} ± {std:.3g}" for name, (mean, std) in properties)),
+        ("flow", _pairs(flow)),
+        ("trained for", f"{', '.join(map(str, flow['steps']))} steps"),
+        ("units", _pairs(header["units"])),
+        ("data", _pairs(header["data"])),
+        ("losses", _pairs(header["metrics"])),
+        ("licence", str(header["licence"])),
         ("written", _written_text(header)),
     ]
     return [(name, value) for name, value in rows if value]

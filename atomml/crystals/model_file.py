@@ -17,11 +17,11 @@ from atomml.crystals.model import CrystalModel
 from atomml.errors import ConfigError, ModelFileError
 from atomml.files import write_atomically
 from atomml.potentials.devices import find_device
-from atomml.potentials.model_file import KEY, read_header
+from atomml.potentials.model_file import CRYSTAL_FORMAT, KEY, read_header
 
-__all__ = ["FORMAT", "load_crystal_model", "model_facts", "save_crystal_model"]
+__all__ = ["load_crystal_model", "model_facts", "save_crystal_model"]
 
-FORMAT, FORMAT_VERSION = "atomml-crystal-model", 1
+FORMAT_VERSION = 1
 UNITS = {"length": "Å", "density": "g/cm³"}
 WEIGHTS = "weights."
 
@@ -59,7 +59,7 @@ def save_crystal_model(
         ModelFileError: the file cannot be written.
     """
     header = {
-        "format": FORMAT,
+        "format": CRYSTAL_FORMAT,
         "format_version": FORMAT_VERSION,
         "atomml": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -85,7 +85,7 @@ def load_crystal_model(path: str | Path, *, device: str = "cpu") -> CrystalModel
     """
     where = find_device(device)
     path = _resolve(path)
-    header = read_header(path, FORMAT)
+    header = read_header(path, CRYSTAL_FORMAT)
     if header["format_version"] > FORMAT_VERSION:
         raise ModelFileError(
             f"The file has format {header['format_version']}; this version of atomml reads up to {FORMAT_VERSION}.",

@@ -35,7 +35,8 @@ __all__ = [
     "save_model",
 ]
 
-FORMAT = "atomml-model"
+FORMAT, CRYSTAL_FORMAT = "atomml-model", "atomml-crystal-model"
+"""Potentials, which this module writes, and `atomml.crystals.model_file`."""
 FORMAT_VERSION = 3
 """The newest version that is read. A file states the oldest one that describes it: 3 with an uncertainty, 2 for a
 compiled model, else 1."""
@@ -202,12 +203,12 @@ def _inconsistent(error: Exception, path: str | Path) -> ModelFileError:
     )
 
 
-def read_header(path: str | Path, kind: str = FORMAT) -> dict[str, Any]:
+def read_header(path: str | Path, *kinds: str) -> dict[str, Any]:
     """The JSON header of a model file: configuration, elements, units, data fingerprint, metrics.
 
     Args:
         path: a file, or the name of a model in the package.
-        kind: format that the file must have: that of a potential, or another kind of model of ours.
+        kinds: formats that the file may have; by default that of a potential.
 
     Raises:
         ModelFileError: no such file, not a model file of ours, or truncated.
@@ -238,9 +239,10 @@ def read_header(path: str | Path, kind: str = FORMAT) -> dict[str, Any]:
             fix="copy or download it again",
         )
     header: dict[str, Any] = json.loads(text)
-    if header.get("format") != kind or not isinstance(header.get("format_version"), int):
-        found = header.get("format")
-        raise ModelFileError(f"The file is {found!r}, where {kind!r} is needed.", **foreign)
+    kinds = kinds or (FORMAT,)
+    if header.get("format") not in kinds or not isinstance(header.get("format_version"), int):
+        needed = " or ".join(repr(kind) for kind in kinds)
+        raise ModelFileError(f"The file is {header.get('format')!r}, where {needed} is needed.", **foreign)
     return header
 
 

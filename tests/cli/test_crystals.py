@@ -156,3 +156,11 @@ def test_evaluation_gets_the_options_of_the_command(model, tmp_path, monkeypatch
     assert metrics["task"] == "prediction"
     assert (tmp_path / "out" / "evaluation" / "report.md").exists()
     assert "prediction" in text
+
+
+def test_info_shows_a_crystal_model(model):
+    shown = CliRunner().invoke(cli.app, ["info", str(model)]).output
+    shown = " ".join(shown.replace("│", " ").split())
+    assert "elements Li Cl" in shown
+    assert "structures and elements" in shown
+    assert "kind cspnet, hidden 8" in shown
