@@ -116,31 +116,36 @@ def _without_tags(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
     """A location as it is written in a file: without the names that choose between models."""
     kept: list[str] = []
     for k, part in enumerate(loc):
-        field = model.model_fields.get(str(loc[k - 1])) if k == 1 else None
-        chooses = field is not None and len(_models_in(field.annotation)) > 1
-        if not (chooses and str(part) not in _field_names(model, loc[:k])):
+        tag = k > 0 and len(_choices_at(model, loc[:k])) > 1 and str(part) not in _field_names(model, loc[:k])
+        if not tag:
             kept.append(str(part))
     return kept
 
 
 def _field_names(model: type[BaseModel], loc: tuple[Any, ...]) -> set[str]:
     """Names allowed at ``loc``; union members and discriminator tags are searched together."""
+    return {name for m in _models_at(model, loc) for name in m.model_fields}
+
+
+def _models_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[type[BaseModel]]:
+    """Models that ``loc`` may lead into; the name of one of several leads nowhere else."""
     models = [model]
-    for part in loc:
-        inner = [
-            m
-            for parent in models
-            if str(part) in parent.model_fields
-            for m in _models_in(parent.model_fields[str(part)].annotation)
-        ]
-        models = inner or models
-    return {name for m in models for name in m.model_fields}
+    for k in range(len(loc)):
+        models = _choices_at(model, loc[: k + 1]) or models
+    return models
+
+
+def _choices_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[type[BaseModel]]:
+    """Models that the key at the end of ``loc`` may hold; none where it is no key."""
+    key = str(loc[-1])
+    holders = [parent for parent in _models_at(model, loc[:-1]) if key in parent.model_fields]
+    found = (m for parent in holders for m in _models_in(parent.model_fields[key].annotation))
+    return list(dict.fromkeys(found))
 
 
 def _kinds(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
     """Values of ``kind`` that choose between the models at ``loc``."""
-    inner = _models_in(model.model_fields[str(loc[-1])].annotation) if len(loc) == 1 else []
-    return [repr(m.model_fields["kind"].default) for m in inner if "kind" in m.model_fields]
+    return [repr(m.model_fields["kind"].default) for m in _choices_at(model, loc) if "kind" in m.model_fields]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

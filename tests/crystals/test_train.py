@@ -172,6 +172,15 @@ def test_large_crystals_are_left_out_and_counted(crystals_file, tmp_path):
     [
         ({"loss": {"origin": "mean"}}, "origin: mean needs distance: cosine"),
         ({"model": {"netwrok": {}}}, "did you mean 'network'"),
+        (
+            {"model": {"network": {"kind": "equivariant", "hiden": 3}}},
+            "model.network.hiden: unknown key; did you mean 'hidden'",
+        ),
+        ({"model": {"network": {"kind": "cspnet", "lmax": 1}}}, "model.network.lmax: not a key of this kind"),
+        (
+            {"model": {"network": {"kind": "gnn"}}},
+            "model.network.kind: choose one of 'cspnet', 'equivariant'",
+        ),
         ({"data": {"train": "x.csv", "valid": None}, "early_stop": 3}, "need data.valid"),
         ({"epochs": None}, "at least one of epochs"),
     ],

@@ -37,7 +37,7 @@ def distribution_figure(found: Mapping[str, Comparison]) -> Figure:
         bins = _bins(both, whole=whole)
         axes.xaxis.get_major_locator().set_params(integer=whole)
         for label, values in (("reference", c.reference), ("generated", c.generated)):
-            if len(values):
+            if ((values >= bins[0]) & (values <= bins[-1])).any():
                 axes.hist(values, bins=bins, density=True, alpha=0.55, color=COLOURS[label], label=label)
         axes.set_xlabel(LABELS[name])
         axes.set_title(f"W₁ = {c.distance:.3g}", fontsize=9)
