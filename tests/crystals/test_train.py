@@ -171,7 +171,7 @@ def test_large_crystals_are_left_out_and_counted(crystals_file, tmp_path):
     ("changes", "message"),
     [
         ({"loss": {"origin": "mean"}}, "origin: mean needs distance: cosine"),
-        ({"model": {"netwrok": {}}}, "did you mean 'network'"),
+        ({"model": {"networks": {}}}, "did you mean 'network'"),
         (
             {"model": {"network": {"kind": "equivariant", "hiden": 3}}},
             "model.network.hiden: unknown key; did you mean 'hidden'",
