@@ -79,18 +79,16 @@ def sample(
     )
     asked = _Asked(model, requests)
     state = asked.keep(_prior(model, asked, generator), 0, steps, generator)
-    for i in range(1, steps + 1):
-        out = asked.expectation(state, (i - 1) / steps, guidance)
-        expected = asked.expected(out)
-        if i == steps:
-            return _drawn(model, asked, expected, generator)
+    for i in range(1, steps):
+        expected = asked.expected(asked.expectation(state, (i - 1) / steps, guidance))
         if strategy == "end_back" or (strategy == "mix" and 3 * i < 2 * steps):
             done = torch.full_like(asked.mask.sum(1), i)
             state = model.after(expected, done, steps, asked.known, generator=generator)
         else:
             state = model.add(state, expected, i, steps, asked.known, generator=generator)
         state = asked.keep(state, i, steps, generator)
-    raise AssertionError  # the loop returns at its last step
+    last = asked.expected(asked.expectation(state, (steps - 1) / steps, guidance))
+    return _drawn(model, asked, last, generator)
 
 
 class _Asked:
