@@ -9,16 +9,15 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 import atomml
+from atomml.crystals.evaluate.distributions import GRAM_PER_CM3
 from atomml.crystals.evaluate.symmetry import space_groups
 from atomml.crystals.evaluate.validity import structure_validity
 from atomml.crystals.generate import SamplingSettings, generate_folder
 from atomml.crystals.outputs import read_records
 
-G_PER_CM3 = 1.66053906660
-
 
 def density(atoms) -> float:
-    return G_PER_CM3 * atoms.get_masses().sum() / atoms.get_volume()
+    return GRAM_PER_CM3 * atoms.get_masses().sum() / atoms.get_volume()
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from atomml.datasets.lattice import wrap_fractional
 from atomml.errors import DataError
 from atomml.shapes import Bool, Float, Int64, Tensor
 
@@ -83,7 +84,7 @@ class CrystalBatch:
         cells = np.array([atoms.cell.array for atoms in structures], dtype=np.float64).reshape(-1, 3, 3)
         return cls(
             torch.from_numpy(numbers),
-            torch.from_numpy(_inside(fractional)).to(dtype),
+            torch.from_numpy(wrap_fractional(fractional)).to(dtype),
             torch.from_numpy(cells).to(dtype),
             torch.tensor([len(atoms) for atoms in structures], dtype=torch.int64),
         )
@@ -98,12 +99,6 @@ class CrystalBatch:
                 Atoms(numbers[:n], scaled_positions=fractional[:n].astype(np.float64), cell=cell, pbc=True)
             )
         return out
-
-
-def _inside(fractional: Any) -> Any:
-    """Fractions mod 1, which rounding can make 1 for small negative f."""
-    wrapped = fractional % 1.0
-    return np.where(wrapped >= 1.0, 0.0, wrapped)
 
 
 def _require_crystal(atoms: Atoms, number: int) -> None:

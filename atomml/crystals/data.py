@@ -19,7 +19,7 @@ from atomml.shapes import Float, Int64, Tensor, ndarray
 from atomml.training.parts import Part
 from atomml.training.sources import load_source, require_known_elements
 
-__all__ = ["CrystalData", "CrystalSet", "Crystals", "load_crystals", "similar_sizes"]
+__all__ = ["CrystalData", "CrystalSet", "Crystals", "load_crystal_data", "similar_sizes"]
 
 WINDOW = 8
 """Batches that are sorted by size together: of more, an epoch is less random; of fewer, more is padding."""
@@ -73,7 +73,7 @@ class CrystalData:
     notes: tuple[str, ...]
 
 
-def load_crystals(config: CrystalDataConfig, properties: Sequence[str], base: Path | None) -> CrystalData:
+def load_crystal_data(config: CrystalDataConfig, properties: Sequence[str], base: Path | None) -> CrystalData:
     """Read and divide crystals; ``properties`` as in `property_table`.
 
     Raises:

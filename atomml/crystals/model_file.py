@@ -17,7 +17,7 @@ from atomml.crystals.model import CrystalModel
 from atomml.errors import ConfigError, ModelFileError
 from atomml.files import write_atomically
 from atomml.potentials.devices import find_device
-from atomml.potentials.model_file import CRYSTAL_FORMAT, KEY, read_header
+from atomml.potentials.model_file import CRYSTAL_FORMAT, KEY, find_model, read_header
 
 __all__ = ["load_crystal_model", "model_facts", "save_crystal_model"]
 
@@ -84,7 +84,7 @@ def load_crystal_model(path: str | Path, *, device: str = "cpu") -> CrystalModel
         ConfigError: there is no such device.
     """
     where = find_device(device)
-    path = _resolve(path)
+    path = find_model(path, "crystals")
     header = read_header(path, CRYSTAL_FORMAT)
     if header["format_version"] > FORMAT_VERSION:
         raise ModelFileError(
@@ -113,16 +113,3 @@ def crystal_model_of(config: CrystalModelConfig, facts: Mapping[str, Any]) -> Cr
         atom_counts={int(n): float(share) for n, share in facts["atom_counts"].items()},
         property_scales={name: (pair[0], pair[1]) for name, pair in facts["property_scales"].items()},
     )
-
-
-def _resolve(path: str | Path) -> Path:
-    bundled = Path(__file__).parents[1] / "assets" / "crystals" / f"{path}.safetensors"
-    if str(path) == path and not Path(path).exists() and bundled.exists():
-        return bundled
-    if not Path(path).is_file():
-        raise ModelFileError(
-            "There is no such crystal model.",
-            where=str(path),
-            fix="give the path of a model.safetensors, or demo",
-        )
-    return Path(path)

@@ -11,14 +11,12 @@ from ase.data import atomic_masses
 from torch import nn
 
 from atomml.crystals.batch import CrystalBatch
+from atomml.crystals.evaluate.distributions import GRAM_PER_CM3
 from atomml.datasets import FrameStore, tag_values
 from atomml.errors import ConfigError
 from atomml.shapes import Float, Float64, Tensor, ndarray
 
 __all__ = ["PropertyEmbedding", "densities", "property_scales", "property_table"]
-
-G_PER_CM3 = 1.66053906660
-"""Of one atomic mass unit per Å³."""
 
 
 class PropertyEmbedding(nn.Module):
@@ -57,7 +55,7 @@ class PropertyEmbedding(nn.Module):
 def densities(crystals: CrystalBatch) -> Float64[Tensor, " crystals"]:
     """Mass per volume in g/cm³."""
     mass = torch.from_numpy(np.asarray(atomic_masses))[crystals.numbers] * crystals.mask
-    return G_PER_CM3 * mass.sum(1) / torch.linalg.det(crystals.lattice.double()).abs()
+    return GRAM_PER_CM3 * mass.sum(1) / torch.linalg.det(crystals.lattice.double()).abs()
 
 
 def property_table(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from atomml.datasets.lattice import wrap_fractional
 from atomml.errors import DataError
 
 __all__ = ["Site", "Vector", "read_compositions", "read_template"]
@@ -44,7 +45,7 @@ def read_template(path: str | Path) -> tuple[tuple[Site, ...], tuple[Vector, Vec
         raise DataError(
             f"The template {problem}.", where=str(path), fix="give one ordered crystal (FILE@N picks a frame)"
         )
-    fractional = atoms.cell.scaled_positions(atoms.positions) % 1.0 % 1.0
+    fractional = wrap_fractional(atoms.cell.scaled_positions(atoms.positions))
     sites = tuple(Site(int(z), _vector(f)) for z, f in zip(atoms.numbers, fractional, strict=True))
     a, b, c = np.asarray(atoms.cell.array)
     return sites, (_vector(a), _vector(b), _vector(c))

@@ -13,9 +13,8 @@ import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from atomml._version import __version__
 from atomml.crystals.config import CrystalTrainConfig
-from atomml.crystals.data import CrystalData, Crystals, CrystalSet, load_crystals, similar_sizes
+from atomml.crystals.data import CrystalData, Crystals, CrystalSet, load_crystal_data, similar_sizes
 from atomml.crystals.model import CrystalModel
 from atomml.crystals.model_file import crystal_model_of, model_facts, save_crystal_model
 from atomml.crystals.properties import property_scales
@@ -24,13 +23,13 @@ from atomml.files import replace_file
 from atomml.shapes import Tensor
 from atomml.training.checkpoint import CHECKPOINT, read_checkpoint
 from atomml.training.distributed import Ranks, distributed_from_env
-from atomml.training.job import optimizer_for
+from atomml.training.job import optimizer_for, provenance_of
 from atomml.training.logs import read_jsonl
 from atomml.training.loop import fit
 from atomml.training.report import markdown_table, save_figure
 from atomml.training.run_folder import full_disk, prepare_run_dir, settings_of, threads
 from atomml.training.start import resumed, started
-from atomml.training.state import Job, TrainState
+from atomml.training.state import Job, TrainState, training_facts
 
 __all__ = ["CrystalTrainResult", "train_crystals"]
 
@@ -81,7 +80,7 @@ def train_crystals(
         going_on = resume and (run_dir / CHECKPOINT).exists()
         if ranks.is_main and not going_on:
             prepare_run_dir(run_dir, overwrite=overwrite, resume=resume)
-        data = load_crystals(settings.data, settings.model.properties, base)
+        data = load_crystal_data(settings.data, settings.model.properties, base)
         _say_data(data, console)
         with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
             torch.manual_seed(settings.seed + ranks.rank)
@@ -159,12 +158,7 @@ def _job(
         run_dir=Path(settings.run_dir),
         steps_of_epoch=steps_of_epoch,
         train_batches=train_batches,
-        provenance={
-            "version": __version__,
-            "torch": torch.__version__,
-            "seed": settings.seed,
-            "data": data.fingerprint,
-        },
+        provenance=provenance_of(settings, data),
         console=console,
     )
 
@@ -191,16 +185,8 @@ def _finish(
     measured = job.task.validate()
     if not job.ranks.is_main:
         return {}
-    summary = {
-        "crystals": {name: len(part) for name, part in data.parts.items()},
-        "parameters": sum(p.numel() for p in job.names),
-        "epochs": state.epoch,
-        "steps": state.step,
-        "best epoch": state.best_epoch,
-        "minutes": round(state.seconds / 60, 2),
-        "ended by": state.stopped,
-        "processes": job.ranks.world_size,
-    }
+    sizes = {name: len(part) for name, part in data.parts.items()}
+    summary = {"crystals": sizes, **training_facts(job, state)}
     metrics = {"validation": measured, "training": summary, "notes": list(data.notes), **job.provenance}
     save_crystal_model(
         model,

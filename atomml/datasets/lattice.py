@@ -78,7 +78,7 @@ def lattice_parameters(
     return lengths, np.degrees(np.arccos(np.clip(dot, -1.0, 1.0)))
 
 
-def wrap_fractional(fractional: Float64[ndarray, "atoms 3"]) -> Float64[ndarray, "atoms 3"]:
+def wrap_fractional(fractional: Float64[ndarray, "*atoms 3"]) -> Float64[ndarray, "*atoms 3"]:
     """The same places with every coordinate in [0, 1)."""
     wrapped = fractional - np.floor(fractional)
     wrapped[wrapped >= 1.0] = 0.0  # −1e-17 rounds to 1

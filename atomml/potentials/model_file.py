@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMAT_VERSION",
     "bundled_models",
+    "find_model",
     "load_model",
     "potential_of",
     "read_header",
@@ -143,7 +144,7 @@ def read_model(path: str | Path) -> tuple[dict[str, Any], Tensors]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = _resolve(path)
+    path = find_model(path)
     header = read_header(path)
     try:
         return _upgrade(header, load_file(path), path)
@@ -213,7 +214,7 @@ def read_header(path: str | Path, *kinds: str) -> dict[str, Any]:
     Raises:
         ModelFileError: no such file, not a model file of ours, or truncated.
     """
-    path = _resolve(path)
+    path = find_model(path)
     foreign = {
         "where": str(path),
         "fix": "atomml reads its own .safetensors files; `atomml train` writes them",
@@ -246,9 +247,9 @@ def read_header(path: str | Path, *kinds: str) -> dict[str, Any]:
     return header
 
 
-def bundled_models() -> list[str]:
+def bundled_models(folder: str = "") -> list[str]:
     """Names of the models that come with the package."""
-    return sorted(p.stem for p in _assets().glob("*.safetensors"))
+    return sorted(p.stem for p in (_assets() / folder).glob("*.safetensors"))
 
 
 def _header(potential: Potential) -> dict[str, Any]:
@@ -342,10 +343,14 @@ def _assets() -> Path:
     return Path(__file__).parent.parent / "assets"
 
 
-def _resolve(path: str | Path) -> Path:
-    """A file as given, or the bundled model of that name."""
+def find_model(path: str | Path, folder: str = "") -> Path:
+    """A file as given, or the bundled model of that name; those of crystals are in the ``folder`` crystals.
+
+    Raises:
+        ModelFileError: neither.
+    """
     given = Path(path)
-    bundled = _assets() / f"{path}.safetensors"
+    bundled = _assets() / folder / f"{path}.safetensors"
     if given.is_file():
         return given
     if bundled.is_file():
@@ -353,5 +358,5 @@ def _resolve(path: str | Path) -> Path:
     raise ModelFileError(
         "There is no such model file.",
         where=str(path),
-        fix=f"give a file, or one of the bundled models: {', '.join(bundled_models()) or 'none installed'}",
+        fix=f"give a file, or one of the bundled models: {', '.join(bundled_models(folder)) or 'none installed'}",
     )

@@ -23,7 +23,7 @@ from atomml.training.logs import read_jsonl
 from atomml.training.methods import refit_deviations, with_uncertainty
 from atomml.training.mixture import mixture_json
 from atomml.training.report import metrics_table, write_run_report
-from atomml.training.state import Job, TrainState
+from atomml.training.state import Job, TrainState, training_facts
 from atomml.uncertainty.bayesian import BayesianPotential
 from atomml.uncertainty.config import HeadsOnlyConfig, IVONConfig
 from atomml.uncertainty.model_file import save_model
@@ -185,12 +185,6 @@ def _summary(
         "frames": {name: len(part) for name, part in data.parts().items()},
         "labels of the training set": data.train.labels(),
         "E0 (eV)": e0,
-        "parameters": sum(p.numel() for p in job.names),
-        "epochs": state.epoch,
-        "steps": state.step,
-        "best epoch": state.best_epoch,
-        "minutes": round(state.seconds / 60, 2),
-        "ended by": state.stopped,
-        "processes": job.ranks.world_size,
+        **training_facts(job, state),
         **({} if data.mixture is None else {"sets": mixture_json(data)}),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from atomml.graph import BudgetSampler, MixtureSampler
 from atomml.training.batches import greedy_batches, join, stream_batches
 from atomml.training.config import RunConfig
 from atomml.training.distributed import Ranks
-from atomml.training.loop_config import OptimizerConfig
+from atomml.training.loop_config import LoopConfig, OptimizerConfig
 from atomml.training.loss import weights_of
 from atomml.training.parts import AnyPart, Mixture, Part, TrainingData
 from atomml.training.potential_task import PotentialTask
@@ -155,8 +155,17 @@ def make_job(
     )
 
 
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """Data that know what they are: hashes by name."""
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Of files and division."""
+
+
 def provenance_of(
-    config: RunConfig, data: TrainingData, origin: Mapping[str, Any] | None = None
+    config: LoopConfig, data: Fingerprinted, origin: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Version, seed and data fingerprint, and what a finetuning began with: recorded in every artefact."""
     return {

@@ -18,7 +18,7 @@ from atomml.training.distributed import Ranks
 from atomml.training.loop_config import LoopConfig
 from atomml.training.schedule import Plateau
 
-__all__ = ["Job", "Task", "TrainState", "state_from_json", "state_to_json"]
+__all__ = ["Job", "Task", "TrainState", "state_from_json", "state_to_json", "training_facts"]
 
 
 @dataclass
@@ -150,3 +150,16 @@ def state_from_json(data: dict[str, Any]) -> TrainState:
     plateau["best"] = math.inf if plateau["best"] is None else plateau["best"]
     best = math.inf if data["best_loss"] is None else data["best_loss"]
     return TrainState(**{key: data[key] for key in _JSON}, best_loss=best, plateau=Plateau(**plateau))
+
+
+def training_facts(job: Job[Any], state: TrainState) -> dict[str, Any]:
+    """What a training was, for its report and its model file."""
+    return {
+        "parameters": sum(p.numel() for p in job.names),
+        "epochs": state.epoch,
+        "steps": state.step,
+        "best epoch": state.best_epoch,
+        "minutes": round(state.seconds / 60, 2),
+        "ended by": state.stopped,
+        "processes": job.ranks.world_size,
+    }

@@ -122,7 +122,7 @@ def test_a_model_file_gives_the_same_model(tmp_path):
 
 def test_foreign_truncated_and_inconsistent_files_are_refused(tmp_path):
     path = save_crystal_model(small_model(), tmp_path / "m.safetensors")
-    with pytest.raises(ModelFileError, match="no such crystal model"):
+    with pytest.raises(ModelFileError, match="no such model file"):
         load_crystal_model(tmp_path / "absent.safetensors")
     with pytest.raises(ModelFileError, match="'atomml-model', where 'atomml-crystal-model'"):
         load_crystal_model("atomml/assets/demo.safetensors")

@@ -10,6 +10,7 @@ from ase import Atoms, units
 from ase.cell import Cell
 
 from atomml.crystals.evaluate.symmetry import SpaceGroup, space_group
+from atomml.datasets.lattice import wrap_fractional
 from atomml.errors import DataError
 from atomml.shapes import Float, Int64, ndarray
 
@@ -57,7 +58,10 @@ def crystal_of(
     cell = Cell(np.asarray(lattice, dtype=np.float64))
     cell = cell if keep_lattice else Cell.fromcellpar(cell.cellpar())
     return Atoms(
-        numbers, scaled_positions=np.asarray(fractional, dtype=np.float64) % 1.0 % 1.0, cell=cell, pbc=True
+        numbers,
+        scaled_positions=wrap_fractional(np.asarray(fractional, dtype=np.float64)),
+        cell=cell,
+        pbc=True,
     )
 
 

@@ -13,6 +13,7 @@ from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 
 from atomml.crystals.outputs.describe import pretty_formula
+from atomml.datasets.lattice import wrap_fractional
 from atomml.shapes import Float, Int64, ndarray
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _caption(atoms: Atoms) -> str:
 
 def _scene(atoms: Atoms) -> _Scene:
     """The crystal with a to the right, c upwards; turned by 24° about c and tilted by 12°."""
-    fractional = atoms.get_scaled_positions() % 1.0 % 1.0
+    fractional = wrap_fractional(atoms.cell.scaled_positions(atoms.positions))
     numbers, places = [], []
     for number, f in zip(atoms.numbers, fractional, strict=True):
         choices = [
