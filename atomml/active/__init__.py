@@ -1,0 +1,1 @@
+"""Active learning: explore, choose, label, learn, and again until the model is certain."""
