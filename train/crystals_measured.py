@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, product
 from pathlib import Path
@@ -32,9 +32,33 @@ PLANS = {
     "generation": (10, 100),
 }
 """Numbers of steps to sample with: for a curve, to compare strategies and trainings, for MP-20, to generate."""
-TRAINED_FOR = ([10], [50], [10, 20, 50, 100])
 SHORT = 100
-"""Epochs of each training of `steps`."""
+"""Epochs of each training that is compared with others."""
+EPOCHS_EQUIVARIANT = 100
+"""Epochs of the equivariant network in the same time."""
+RECIPE = "as the recipe"
+TRAININGS: dict[str, dict[str, dict[str, Any]]] = {
+    "steps": {
+        RECIPE: {},
+        "for 10 steps": {"model.flow.steps": [10]},
+        "for 50 steps": {"model.flow.steps": [50]},
+    },
+    "losses": {
+        RECIPE: {},
+        "weights of the bound": {"loss.weight_power": 1.0},
+        "mean over origins": {"loss.origin": "mean"},
+        "origin given": {"loss.origin": "given"},
+        "published loss": {
+            "loss.distance": "square",
+            "loss.origin": "given",
+            "loss.weight_power": 1.0,
+            "loss.coordinates": 1.0,
+        },
+        "additive flow": {"model.flow.coordinates": "additive"},
+        "equivariant network": {"model.network": {"kind": "equivariant"}, "epochs": EPOCHS_EQUIVARIANT},
+    },
+}
+"""Trainings that are compared, as changes of the recipe."""
 
 
 def predictions(study: Study, plan: Sequence[tuple[str, int]]) -> Iterator[Record]:
@@ -110,14 +134,15 @@ def guided(study: Study, strengths: Sequence[float]) -> Iterator[Record]:
         yield {**asked, "made": len(values), **found}
 
 
-def several_numbers(study: Study, seeds: Sequence[int]) -> Iterator[Record]:
-    """Models of the same recipe and budget trained for one or several numbers of steps, each sampled with two."""
-    for seed, steps in product(seeds, TRAINED_FOR):
-        changes = {"epochs": SHORT, **study.changes, "seed": seed, "model.flow.steps": steps}
-        name = "_".join(["steps", *map(str, steps), f"seed{seed}"])
-        trained = replace(study, changes=changes, model_file=None, name=name)
+def trainings(study: Study, cases: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]) -> Iterator[Record]:
+    """Models trained otherwise, each shorter than the recipe and sampled with two numbers of steps."""
+    for seed, (name, changes) in product(seeds, cases.items()):
+        changes = {"epochs": SHORT, **changes, **study.changes, "seed": seed}
+        trained = replace(
+            study, changes=changes, model_file=None, name=f"{name.replace(' ', '_')}_seed{seed}"
+        )
         for record in predictions(trained, [("end_back", n) for n in PLANS["short"]]):
-            yield record | {"trained_for": steps, "seed": seed, "model": _facts(trained)}
+            yield record | {"trained": name, "seed": seed, "model": _facts(trained)}
 
 
 def measure(command: str, **options: Any) -> None:
@@ -125,7 +150,7 @@ def measure(command: str, **options: Any) -> None:
     console, runs = Console(), options["runs"]
     out = options["out"] or runs / f"crystals_{command}.json"
     study = Study(
-        recipe="perov_5" if command in ("steps", "speed") else command,
+        recipe=command if command in ("perov_5", "carbon_24", "mp_20") else "perov_5",
         runs=runs,
         model_file=options["model"],
         samples=options["samples"],
@@ -142,7 +167,7 @@ def measure(command: str, **options: Any) -> None:
             "test": len(study.crystals("test")),
         },
         "settings": study.settings.resolved(),
-        "model": None if command == "steps" else _facts(study),
+        "model": None if command in TRAININGS else _facts(study),
         "records": [],
     }
     for record in _records(command, study, options["seeds"]):
@@ -154,6 +179,8 @@ def measure(command: str, **options: Any) -> None:
 
 def _records(command: str, study: Study, seeds: Sequence[int]) -> Iterator[Record]:
     others = [(s, n) for s in ("vanilla", "mix") for n in PLANS["short"]]
+    if command in TRAININGS:
+        return trainings(study, TRAININGS[command], seeds)
     commands: dict[str, Callable[[], Iterator[Record]]] = {
         "perov_5": lambda: chain(
             predictions(study, [("end_back", n) for n in PLANS["curve"]] + others),
@@ -171,7 +198,6 @@ def _records(command: str, study: Study, seeds: Sequence[int]) -> Iterator[Recor
             generations(study, PLANS["generation"]),
             without_model(study, "generation"),
         ),
-        "steps": lambda: several_numbers(study, seeds),
         "speed": lambda: chain(
             speed(study.model, study.crystals("test")),
             memory(study.model_path, study.file("test"), (max(study.count // 5, 1), 2 * study.count)),

@@ -284,9 +284,7 @@ def _curves(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def _method(r: Record) -> str:
-    if "trained_for" not in r:
-        return str(r["method"])
-    return f"trained for {', '.join(map(str, r['trained_for']))}; seed {r['seed']}"
+    return f"{r['trained']}, seed {r['seed']}" if "trained" in r else str(r["method"])
 
 
 def _filters(r: Record) -> Mapping[str, Any]:

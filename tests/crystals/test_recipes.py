@@ -41,7 +41,8 @@ def scripts(monkeypatch):
     loaded = [importlib.import_module(name) for name in names]
     found = SimpleNamespace(**dict(zip(("command", *MODULES), loaded, strict=True)))
     monkeypatch.setattr(found.measured, "PLANS", dict.fromkeys(found.measured.PLANS, (2, 3)))
-    monkeypatch.setattr(found.measured, "TRAINED_FOR", ([2], [2, 3]))
+    cases = {"as the recipe": {}, "published loss": found.measured.TRAININGS["losses"]["published loss"]}
+    monkeypatch.setattr(found.measured, "TRAININGS", {"losses": cases})
     monkeypatch.setattr(found.speed, "STEPS", (2,))
     monkeypatch.setattr(found.speed, "DIFFUSION", (4, 2))
     yield found
@@ -191,12 +192,23 @@ def test_one_model_predicts_and_generates(scripts, salts_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_trainings_for_one_and_for_several_numbers_of_steps_are_compared(scripts, salts_file, tmp_path):
-    content, text = run(scripts, "steps", salts_file, tmp_path, "--seeds", "0", "1")
-    found = [(r["seed"], r["trained_for"], r["steps"]) for r in content["records"]]
-    assert found == [(s, t, n) for s in (0, 1) for t in ([2], [2, 3]) for n in (2, 3)]
+def test_trainings_that_differ_are_compared(scripts, salts_file, tmp_path):
+    content, text = run(scripts, "losses", salts_file, tmp_path, "--seeds", "0", "1")
+    found = [(r["seed"], r["trained"], r["steps"]) for r in content["records"]]
+    names = ("as the recipe", "published loss")
+    assert found == [(seed, name, n) for seed in (0, 1) for name in names for n in (2, 3)]
     assert len({r["model"]["fingerprint"] for r in content["records"]}) == 4
-    assert "trained for 2, 3; seed 1" in text
+    assert "published loss, seed 1" in text
+
+
+@pytest.mark.parametrize("kind", ["steps", "losses"])
+def test_trainings_that_are_compared_have_valid_recipes(kind, monkeypatch):
+    monkeypatch.syspath_prepend(str(TRAIN))
+    cases = importlib.import_module("crystals_measured").TRAININGS[kind]
+    recipes = [
+        load_config(CrystalTrainConfig, TRAIN / "crystals_perov_5.yaml", case) for case in cases.values()
+    ]
+    assert len({str(recipe.resolved()) for recipe in recipes}) == len(cases)
 
 
 def test_a_network_called_more_often_is_slower(scripts):
