@@ -34,7 +34,7 @@ PLANS = {
 """Numbers of steps to sample with: for a curve, to compare strategies and trainings, for MP-20, to generate."""
 SHORT = 100
 """Epochs of each training that is compared with others."""
-EPOCHS_EQUIVARIANT = 100
+EPOCHS_EQUIVARIANT = 55
 """Epochs of the equivariant network in the same time."""
 RECIPE = "as the recipe"
 TRAININGS: dict[str, dict[str, dict[str, Any]]] = {
