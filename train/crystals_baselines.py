@@ -12,7 +12,7 @@ import numpy as np
 from ase import Atoms
 
 from atomml.crystals.evaluate.equality import Work
-from atomml.crystals.evaluate.parallel import Outcome, map_structures
+from atomml.parallel import Outcome, map_structures
 from atomml.shapes import Int64, ndarray
 
 GROUPS = 60

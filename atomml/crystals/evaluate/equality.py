@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 import numpy as np
 from ase import Atoms
 
-from atomml.crystals.evaluate.parallel import Outcome, map_structures
+from atomml.parallel import Outcome, map_structures
 from atomml.shapes import Float64, Int64, ndarray
 
 __all__ = [

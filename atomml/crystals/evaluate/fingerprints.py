@@ -18,10 +18,10 @@ import numpy as np
 from ase import Atoms
 
 from atomml._optional import require
-from atomml.crystals.evaluate.parallel import Outcome, map_structures
 from atomml.crystals.evaluate.validity import structure_validity
 from atomml.errors import DataError
 from atomml.files import write_atomically
+from atomml.parallel import Outcome, map_structures
 from atomml.shapes import Float64, Int64, ndarray
 
 __all__ = ["Fingerprint", "Fingerprints", "fingerprint", "fingerprints", "stack"]

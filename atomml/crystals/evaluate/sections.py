@@ -25,12 +25,12 @@ from atomml.crystals.evaluate.matching import (
     same_formula_pairs,
 )
 from atomml.crystals.evaluate.novelty import Novelty
-from atomml.crystals.evaluate.parallel import Outcome
 from atomml.crystals.evaluate.shares import Section, reasons, share
 from atomml.crystals.evaluate.symmetry import SpaceGroup, Symmetries
 from atomml.crystals.evaluate.uniqueness import Uniqueness
 from atomml.crystals.evaluate.validity import structure_validity
 from atomml.errors import ConfigError, DataError
+from atomml.parallel import Outcome
 
 if TYPE_CHECKING:
     from atomml.crystals.evaluate.distributions import Comparison

@@ -12,8 +12,8 @@ from multiprocessing import get_context
 
 import pytest
 
-from atomml.crystals.evaluate.parallel import Outcome, map_structures
 from atomml.errors import ConfigError, DataError, UnsupportedError
+from atomml.parallel import Outcome, map_structures
 
 
 def work(item):
@@ -70,6 +70,25 @@ def test_in_processes_every_kind_of_failure_stays_with_its_item():
     assert 1.0 <= out[5].seconds < 2.0
 
 
+@pytest.mark.parametrize("how", [{}, {"workers": 2}])
+def test_every_outcome_is_told_when_it_arrives(how):
+    told = {}
+    out = map_structures(work, [1, "raise", 3], done=lambda k, outcome: told.update({k: outcome}), **how)
+    assert told == dict(enumerate(out))
+
+
+def test_what_the_listener_raises_ends_the_work():
+    seen = []
+
+    def stop(k, outcome):
+        seen.append(k)
+        raise DataError("Enough.")
+
+    with ThreadPoolExecutor(1) as executor, pytest.raises(DataError, match="Enough"):
+        map_structures(work, [1, 2, 3], executor=executor, done=stop)
+    assert seen == [0]
+
+
 def test_a_time_limit_with_one_worker_works_in_another_process():
     out = map_structures(functools.partial(times, 3), [1, 2], timeout=30.0)
     assert out == [Outcome(3, None, out[0].seconds), Outcome(6, None, out[1].seconds)]
@@ -121,7 +140,7 @@ def test_an_executor_that_breaks_gives_errors_and_not_an_exception():
 
 SCRIPT = """
 import time
-from atomml.crystals.evaluate.parallel import map_structures
+from atomml.parallel import map_structures
 if __name__ == "__main__":
     def progress(done, total):
         print("busy", flush=True)

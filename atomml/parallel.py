@@ -22,6 +22,8 @@ __all__ = ["Outcome", "map_structures"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
+Done = Callable[[int, "Outcome[Any]"], None]
+Report = Callable[[int, "Outcome[Any]", int], None]
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def map_structures(
     timeout: float | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    done: Done | None = None,
 ) -> list[Outcome[Result]]:
     """``[function(item) for item in items]``, each with its own outcome, in order.
 
@@ -71,6 +74,8 @@ def map_structures(
             overruns there cannot be killed: it is given up and goes on holding its worker. When all workers are
             held for another ``timeout``, the items that are left have an error.
         progress: called with (items done, all items) after each.
+        done: called with (index of the item, its outcome) as soon as there is one, in order of arrival. What it
+            raises ends everything.
 
     Raises:
         ConfigError: ``workers`` or ``timeout`` is not positive.
@@ -81,28 +86,34 @@ def map_structures(
             "Work needs at least one worker and a positive time limit.",
             where=f"workers {workers}, timeout {timeout}",
         )
+
+    def report(index: int, outcome: Outcome[Any], count: int) -> None:
+        if done is not None:
+            done(index, outcome)
+        if progress is not None:
+            progress(count, len(items))
+
     if executor is None and workers == 1 and timeout is None:
-        return _in_this_process(function, items, progress)
+        return _in_this_process(function, items, report)
     number = min(workers, len(items))
     slots: list[_Slot] = [
         _ProcessSlot(function) if executor is None else _ExecutorSlot(function, executor)
         for _ in range(number)
     ]
     try:
-        return _in_slots(slots, items, timeout, progress)
+        return _in_slots(slots, items, timeout, report)
     finally:
         for slot in slots:
             slot.close()
 
 
 def _in_this_process(
-    function: Callable[[Item], Result], items: Sequence[Item], progress: Progress | None
+    function: Callable[[Item], Result], items: Sequence[Item], report: Report
 ) -> list[Outcome[Result]]:
     out = []
-    for item in items:
+    for k, item in enumerate(items):
         out.append(_attempt(function, item))
-        if progress is not None:
-            progress(len(out), len(items))
+        report(k, out[k], k + 1)
     return out
 
 
@@ -119,7 +130,7 @@ def _described(problem: BaseException) -> str:
 
 
 def _in_slots(
-    slots: Sequence[_Slot], items: Sequence[Item], timeout: float | None, progress: Progress | None
+    slots: Sequence[_Slot], items: Sequence[Item], timeout: float | None, report: Report
 ) -> list[Outcome[Any]]:
     outcomes: dict[int, Outcome[Any]] = {}
     waiting = list(reversed(range(len(items))))
@@ -133,11 +144,12 @@ def _in_slots(
             index, outcome = slot.index, slot.poll(timeout)
             if index is not None and outcome is not None:
                 outcomes[index] = outcome
-                if progress is not None:
-                    progress(len(outcomes), len(items))
+                report(index, outcome, len(outcomes))
         if held and all(slot.future is not None for slot in slots):
             left = Outcome[Any](None, "not tried: every worker is held by an item that overran", 0.0)
-            outcomes |= dict.fromkeys(waiting, left)
+            for k in waiting:
+                outcomes[k] = left
+                report(k, left, len(outcomes))
     return [outcomes[k] for k in range(len(items))]
 
 
