@@ -23,6 +23,8 @@ class Kind(StrEnum):
     tdn_paper = "tdn_paper"
     race = "race"
     sample = "sample"
+    label = "label"
+    active = "active"
     crystals = "crystals"
 
 
@@ -42,7 +44,7 @@ def _schema(
 ) -> None:
     """Print every key of a configuration with its type, default and meaning.
 
-    KIND: train, finetune, sample, crystals, or a network: tdn, race, tdn_paper.
+    KIND: train, finetune, sample, label, active, crystals, or a network: tdn, race, tdn_paper.
     """
     model = model_of(kind)
     if json:
@@ -95,6 +97,14 @@ def model_of(kind: Kind) -> type[Config]:
             from atomml.simulate.sampling.config import SampleConfig
 
             return SampleConfig
+        case Kind.label:
+            from atomml.labelling.config import LabellerConfig
+
+            return LabellerConfig
+        case Kind.active:
+            from atomml.active.config import ActiveConfig
+
+            return ActiveConfig
         case Kind.crystals:
             from atomml.crystals.config import CrystalTrainConfig
 
@@ -108,8 +118,10 @@ def kind_of(data: dict[str, Any]) -> Kind:
         return Kind.crystals
     if "kind" in data:
         return Kind(data["kind"]) if data["kind"] in ("tdn_paper", "race") else Kind.tdn
+    if "explore" in data:
+        return Kind.active
     if "calculator" in data:
-        return Kind.sample
+        return Kind.sample if {"run_dir", "structures"} & data.keys() else Kind.label
     own = model_of(Kind.finetune).model_fields.keys() - model_of(Kind.train).model_fields.keys()
     without_model = "data" in data and "model" not in data  # a finetuning has its model from a file
     return Kind.finetune if own & data.keys() or without_model else Kind.train

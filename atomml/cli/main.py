@@ -10,6 +10,7 @@ import typer
 from atomml._version import __version__
 from atomml.cli import (
     acquire,
+    active,
     bench,
     calibrate,
     check,
@@ -19,7 +20,10 @@ from atomml.cli import (
     data,
     demo,
     evaluate,
+    export,
     info,
+    label,
+    property,
     simulate,
     train,
 )
@@ -44,7 +48,11 @@ for _command in (
     acquire,
     check,
     compile,
+    export,
     simulate,
+    label,
+    active,
+    property,
     crystals,
     info,
     config,

@@ -1,0 +1,1 @@
+"""Where new structures come from: dynamics, displacements, strains, relaxations, generated crystals, files."""

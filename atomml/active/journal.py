@@ -1,0 +1,196 @@
+"""The journal of a loop: one line for each finished step, on the disk before the next begins."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from atomml.errors import ConfigError, DataError
+
+__all__ = ["JOURNAL", "Journal", "Record", "is_running", "read_journal"]
+
+JOURNAL, LOCK = "journal.jsonl", ".lock"
+VERSION = 1
+Record = dict[str, Any]
+"""``number``, ``round``, ``step``, ``facts`` that an equal run has too, and ``timing``, which differs."""
+
+
+class Journal:
+    """Append-only records in ``folder/journal.jsonl``; only one process can have it open.
+
+    Each line holds a record and a checksum of it, and is flushed to the disk before `append` returns. A last line
+    that is not whole, which a kill or a full disk leaves, is cut off at opening (`cut` bytes); damage anywhere else
+    is an error.
+
+    Args:
+        folder: made if absent.
+
+    Raises:
+        ConfigError: another process has it open.
+        DataError: a damaged line before the last, a journal of another version, a folder that cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / JOURNAL
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(folder / LOCK)
+            self.records, size = _parse(self.path)
+            self._file: IO[bytes] = self.path.open("ab")
+            self.cut = self.path.stat().st_size - size
+            if self.cut:
+                self._file.truncate(size)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes have it."""
+        self._file.close()
+        self._lock.close()
+
+    def append(
+        self, round_: int, step: str, facts: Mapping[str, Any], timing: Mapping[str, Any] | None = None
+    ) -> Record:
+        """Add a finished step; it is on the disk when this returns.
+
+        Raises:
+            DataError: it cannot be written; the journal is as it was before.
+        """
+        record = {"number": len(self.records), "version": VERSION, "round": round_, "step": step}
+        record |= {"facts": dict(facts), "timing": dict(timing or {})}
+        record = json.loads(_canonical(record))  # exactly what a later reader gets
+        size = self.path.stat().st_size
+        try:
+            self._file.write(_line(record))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(size)
+            raise _unwritable(self.path, error) from error
+        self.records.append(record)
+        return record
+
+    def find(self, round_: int, step: str) -> Record | None:
+        """The record of a finished step."""
+        return find(self.records, round_, step)
+
+
+def find(records: list[Record], round_: int, step: str) -> Record | None:
+    """The record of a finished step; None if it is not finished."""
+    return next((r for r in records if (r["round"], r["step"]) == (round_, step)), None)
+
+
+def read_journal(folder: Path) -> list[Record]:
+    """All whole records, at any time, also while a loop runs; nothing is changed.
+
+    Raises:
+        DataError: no journal there, or a damaged one.
+    """
+    path = folder / JOURNAL
+    if not path.is_file():
+        raise DataError(
+            "There is no active learning in this folder.", where=str(folder), fix="give its run_dir"
+        )
+    return _parse(path)[0]
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process has the journal open."""
+    try:
+        with (folder / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _parse(path: Path) -> tuple[list[Record], int]:
+    """Whole records, and the size of the file up to their end."""
+    content = path.read_bytes() if path.exists() else b""
+    records: list[Record] = []
+    size = 0
+    lines = content.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        record = _record(line)
+        if record is None or record["number"] != number:
+            if number == len(lines) - 1:
+                break
+            raise DataError(
+                "A line of the journal is damaged.",
+                where=f"{path}, line {number + 1}",
+                fix="restore the file from a copy; what follows the line cannot be trusted without it",
+            )
+        if record["version"] != VERSION:
+            raise DataError(
+                f"The journal has version {record['version']}, this atomml writes {VERSION}.",
+                where=str(path),
+                fix="go on with the version that started it",
+            )
+        records.append(record)
+        size += len(line)
+    return records, size
+
+
+def _line(record: Record) -> bytes:
+    text = _canonical(record)
+    return f'{{"check": "{_check(text)}", "record": {text}}}\n'.encode()
+
+
+def _record(line: bytes) -> Record | None:
+    """The record of a line; None if the line is not whole."""
+    try:
+        outer = json.loads(line)
+        record = outer["record"]
+        whole = line.endswith(b"\n") and outer["check"] == _check(_canonical(record))
+    except (ValueError, KeyError, TypeError):
+        return None
+    return record if whole else None
+
+
+def _canonical(record: Record) -> str:
+    return json.dumps(record, sort_keys=True, ensure_ascii=False)
+
+
+def _check(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """The open lock file; the lock ends with the process, however that ends."""
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise ConfigError(
+            "Another process is at work in this folder.",
+            where=str(path.parent),
+            fix="wait for it or stop it; `atomml active status` shows what it does",
+        ) from error
+    return file
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"The journal cannot be written ({error.strerror}); what is finished is safe.",
+        where=str(path),
+        fix="free some space, then go on with --resume",
+    )
