@@ -238,7 +238,8 @@ class _ExecutorSlot(_Slot):
 
     def close(self) -> None:
         if self.future is not None:
-            self.future.cancel()
+            with suppress(NotImplementedError):  # Parsl cannot cancel
+                self.future.cancel()
 
 
 class _ProcessSlot(_Slot):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from atomml.labelling.config import (
 from atomml.labelling.outcome import Failure
 from atomml.labelling.task import atoms_of
 from atomml.simulate.sampling.calculators import make_calculator
-from atomml.simulate.sampling.dynamics import stress_of
 
 __all__ = ["attempt"]
 
@@ -86,8 +86,11 @@ def _by_ase(calculator: AseCalculator, atoms: Atoms, folder: Path) -> Labels:
     if str(getattr(calculator, "directory", "")) == ".":  # several processes must not write the same files
         calculator.directory = str(folder)
     atoms.calc = calculator
-    energy = float(atoms.get_potential_energy())
-    return Labels(energy, atoms.get_forces(apply_constraint=False), stress_of(atoms))
+    energy, forces, stress = atoms.get_potential_energy(), atoms.get_forces(), None
+    if atoms.pbc.all():
+        with suppress(PropertyNotImplementedError):
+            stress = atoms.get_stress(voigt=False)
+    return Labels(energy, forces, stress)
 
 
 def _kind_of(error: Exception) -> Failure:

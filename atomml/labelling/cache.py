@@ -26,9 +26,10 @@ from atomml.labelling.identity import labeller_identity
 from atomml.labelling.outcome import LabelOutcome, outcome_from_json, outcome_to_json
 from atomml.shapes import ndarray
 
-__all__ = ["LabelCache", "electronic_state", "identity_digest", "label_key", "structure_key"]
+__all__ = ["TOTALS", "LabelCache", "electronic_state", "identity_digest", "label_key", "structure_key"]
 
 NAME = "labels.jsonl"
+TOTALS = ("charge", "spin", "multiplicity")  # of the info of a structure
 RESOLUTION = 1e-8  # Å: what extended XYZ writes
 _HASH = 16  # hexadecimal digits before each record
 
@@ -37,8 +38,9 @@ def label_key(atoms: Atoms, calculator: AnyLabelCalculator) -> str:
     """32 hexadecimal digits that stand for a structure and the calculator of its label.
 
     Elements in order, positions and cell to 1e-8 Å, periodicity, and where they are given initial magnetic
-    moments, initial charges, and ``charge`` and ``spin`` of the info; of the calculator all settings, its version
-    and the hash of its model file. A structure that was moved, turned or sorted differently is another one.
+    moments, initial charges, and ``charge``, ``spin`` and ``multiplicity`` of the info; of the calculator all
+    settings, its version and the hash of its model file. A structure that was moved, turned or sorted differently is
+    another one.
 
     Raises:
         DataError: the model file of the calculator cannot be read.
@@ -64,10 +66,14 @@ def structure_key(atoms: Atoms, identity: bytes) -> str:
 
 
 def electronic_state(atoms: Atoms) -> dict[str, Any]:
-    """What a structure says about its electrons: magmoms and charges per atom, charge and spin; empty by default."""
+    """What a structure says about its electrons; empty by default.
+
+    ``magmoms`` and ``charges`` of the atoms, and of the info the total ``charge`` and the multiplicity, which is
+    called ``spin`` or ``multiplicity``.
+    """
     given = {"magmoms": atoms.get_initial_magnetic_moments(), "charges": atoms.get_initial_charges()}
     state: dict[str, Any] = {name: array.tolist() for name, array in given.items() if array.any()}
-    return state | {name: _whole(atoms.info[name]) for name in ("charge", "spin") if name in atoms.info}
+    return state | {name: _whole(atoms.info[name]) for name in TOTALS if name in atoms.info}
 
 
 def _whole(value: Any) -> int | str:

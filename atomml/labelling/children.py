@@ -15,9 +15,10 @@ import tempfile
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 __all__ = ["Children"]
 
@@ -159,7 +160,7 @@ class _Child:
         message = f"{what} ({how})" + (f": {words}" if words else "")
         return {"failure": "died", "message": message, "seconds": seconds}
 
-    def _listen(self, stream: IO[str]) -> None:
+    def _listen(self, stream: Iterable[str]) -> None:
         for line in stream:
             self._last_words.append(line[:500])
 

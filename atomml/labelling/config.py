@@ -41,9 +41,9 @@ class PyscfCalculator(Config):
     """Resolution of the identity for the Coulomb terms: faster, errors of about 1e-5 eV per atom."""
     charge: int = 0
     """Total charge; ``charge`` in the info of a structure goes before it."""
-    spin: int | None = Field(default=None, ge=0)
-    """Unpaired electrons (2S), unrestricted if not 0; ``spin`` in the info of a structure goes before it. By
-    default the smallest possible number: 0 or 1."""
+    multiplicity: int | None = Field(default=None, ge=1)
+    """2S + 1, unrestricted if not 1; ``spin`` or ``multiplicity`` in the info of a structure goes before it. By
+    default the smallest possible one: 1 or 2."""
     grid: int = Field(default=3, ge=0, le=9)
     """Level of the integration grid, PySCF's 0 to 9."""
     tolerance: float = Field(default=1e-9, gt=0)

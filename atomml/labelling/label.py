@@ -102,6 +102,8 @@ def _compute(
         if cache is not None:
             cache.put(outcome)
         tell(outcome)
+        if not outcome.attempts:  # says nothing about the calculator
+            return
         counts[outcome.failure or "done"] += 1
         last[outcome.failure or "done"] = outcome.message
         _stop_at_failures(labeller, counts, last)

@@ -27,10 +27,10 @@ def pyscf_module() -> ModuleType:
 def pyscf_labels(atoms: Atoms, config: PyscfCalculator) -> Labels:
     """Energy in eV and forces -dE/dR in eV/Å; Hartree and Bohr are those of ASE.
 
-    The charge and the number of unpaired electrons are those of the structure's info, else of the settings.
+    The charge and the multiplicity are those of the structure's info, else of the settings.
 
     Raises:
-        LabelFailureError: a periodic structure, electrons that do not fit the spin, an unknown element of the
+        LabelFailureError: a periodic structure, electrons that do not fit the multiplicity, an unknown element of the
             basis, or no convergence.
     """
     if atoms.pbc.any():
@@ -51,14 +51,14 @@ def _molecule(atoms: Atoms, config: PyscfCalculator) -> Any:
 
     charge = atoms.info.get("charge", config.charge)
     electrons = int(atoms.numbers.sum()) - charge
-    spin = atoms.info.get("spin", config.spin)
-    spin = electrons % 2 if spin is None else spin
-    if electrons < 1 or (electrons - spin) % 2 or spin > electrons:
-        raise LabelFailureError("unsupported", f"{electrons} electrons cannot have {spin} unpaired ones")
+    multiplicity = atoms.info.get("spin") or atoms.info.get("multiplicity") or config.multiplicity
+    unpaired = electrons % 2 if multiplicity is None else multiplicity - 1
+    if electrons < 1 or (electrons - unpaired) % 2 or unpaired > electrons:
+        raise LabelFailureError("unsupported", f"{electrons} electrons cannot have {unpaired} unpaired ones")
     pairs = zip(atoms.get_chemical_symbols(), atoms.positions.tolist(), strict=True)
     try:
         return gto.M(
-            atom=list(pairs), unit="Angstrom", basis=config.basis, charge=charge, spin=spin, verbose=0
+            atom=list(pairs), unit="Angstrom", basis=config.basis, charge=charge, spin=unpaired, verbose=0
         )
     except BasisNotFoundError as error:
         raise LabelFailureError("unsupported", f"the basis has not all elements: {error}") from error

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from atomml.labelling.cache import electronic_state
+from atomml.labelling.cache import TOTALS, electronic_state
 from atomml.labelling.children import Children
 from atomml.labelling.config import LabellerConfig
 from atomml.labelling.outcome import RETRIED
@@ -53,7 +53,7 @@ def task_of(atoms: Atoms, labeller: LabellerConfig) -> LabelTask:
 
 def atoms_of(structure: dict[str, Any]) -> Atoms:
     """The structure of a request."""
-    info = {name: structure[name] for name in ("charge", "spin") if name in structure}
+    info = {name: structure[name] for name in TOTALS if name in structure}
     arrays = {name: structure[name] for name in ("magmoms", "charges") if name in structure}
     names = ("numbers", "positions", "cell", "pbc")
     return Atoms(**{name: structure[name] for name in names}, **arrays, info=info)
