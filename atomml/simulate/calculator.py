@@ -92,7 +92,7 @@ class Calculator(AseCalculator):
         self.implemented_properties = [*base, *found]
         self.evaluations = 0
         self._uncertain = bool(getattr(given, "deviations", ()))
-        self._options = {"exact": exact, "members": members} if found else {}
+        self.deviation_options = {"exact": exact, "members": members} if found else {}
         self._neighbors = SkinnedNeighbors(self.potential.cutoff, skin)
 
     def _get_name(self) -> str:
@@ -171,7 +171,7 @@ class Calculator(AseCalculator):
         # the potential enables the gradients that its own derivatives need
         with evaluating(self.potential), torch.no_grad():
             output = self.potential(
-                graph.to(self.potential.device), forces=True, stress=stress, **self._options
+                graph.to(self.potential.device), forces=True, stress=stress, **self.deviation_options
             )
         wanted = self.implemented_properties  # moving the others from a GPU would cost time
         return {k: v.detach().cpu().double().numpy() for k, v in output.items() if k in wanted}

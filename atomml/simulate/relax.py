@@ -24,7 +24,7 @@ from atomml.simulate.interface import PotentialLike
 from atomml.simulate.md_files import forget_deviations, frame_of
 from atomml.simulate.progress import progress_bar
 
-__all__ = ["RelaxResult", "relax", "write_relaxed"]
+__all__ = ["RelaxResult", "refuse_runaway", "refuse_unrelaxable", "relax", "relax_result", "write_relaxed"]
 
 _MIN_DISTANCE = 0.3
 _VOLUME_FACTOR = 4.0
@@ -128,12 +128,8 @@ def _relax_one(
     with_cell = has_volume(atoms) if cell is None else cell
     done, converged, error, energy = 0, False, None, float("nan")
     try:
-        if with_cell and not has_volume(atoms):
-            raise SimulationError(
-                "Without three periodic directions there is no cell to relax.", fix="use --no-cell"
-            )
-        if with_cell and "stress" not in calculator.implemented_properties:
-            raise SimulationError("This model has no stress to relax a cell with.", fix="use --no-cell")
+        if with_cell:
+            refuse_unrelaxable(atoms, stress="stress" in calculator.implemented_properties)
         energy = float(atoms.get_potential_energy())
         _guard(atoms, calculator, given)
         target = FrechetCellFilter(atoms) if with_cell else atoms
@@ -143,32 +139,48 @@ def _relax_one(
             _guard(atoms, calculator, given)
     except AtommlError as problem:
         converged, error = False, str(problem)
-    return _result(index, given, atoms, converged, done, with_cell, energy, error)
+    return relax_result(index, given, atoms, converged, done, with_cell, energy, error)
 
 
 def _guard(atoms: Atoms, calculator: Calculator, start: Atoms) -> None:
-    """Stop when atoms overlap or the cell runs away.
+    ratio = atoms.get_volume() / start.get_volume() if has_volume(atoms) else 1.0
+    refuse_runaway(calculator.min_distance(), ratio)
+
+
+def refuse_unrelaxable(atoms: Atoms, *, stress: bool) -> None:
+    """Refuse to relax a cell that there is not, or with a model without a stress.
 
     Raises:
         SimulationError: says which.
     """
-    closest = calculator.min_distance()
+    if not has_volume(atoms):
+        raise SimulationError(
+            "Without three periodic directions there is no cell to relax.", fix="use --no-cell"
+        )
+    if not stress:
+        raise SimulationError("This model has no stress to relax a cell with.", fix="use --no-cell")
+
+
+def refuse_runaway(closest: float, volume_ratio: float) -> None:
+    """Stop when the closest atoms, in Å, overlap, or the volume has changed by a large factor.
+
+    Raises:
+        SimulationError: says which.
+    """
     if closest < _MIN_DISTANCE:
         raise SimulationError(
             f"Two atoms are {closest:.3g} Å apart.",
             fix="the model attracts where it should repel, or the "
             "start structure overlaps; see the dimer curves of `atomml check`",
         )
-    if has_volume(atoms):
-        ratio = atoms.get_volume() / start.get_volume()
-        if not 1 / _VOLUME_FACTOR < ratio < _VOLUME_FACTOR:
-            raise SimulationError(
-                f"The volume changed by a factor of {ratio:.3g}.",
-                fix="the start is far from a minimum or outside the model's domain; try --no-cell first",
-            )
+    if not 1 / _VOLUME_FACTOR < volume_ratio < _VOLUME_FACTOR:
+        raise SimulationError(
+            f"The volume changed by a factor of {volume_ratio:.3g}.",
+            fix="the start is far from a minimum or outside the model's domain; try --no-cell first",
+        )
 
 
-def _result(
+def relax_result(
     index: int,
     given: Atoms,
     atoms: Atoms,
@@ -178,6 +190,7 @@ def _result(
     energy_first: float,
     error: str | None,
 ) -> RelaxResult:
+    """The outcome for ``given``, from ``atoms`` as they are now with the results of their calculator."""
     nan = float("nan")
     results = atoms.calc.results if error is None else {}
     volume = has_volume(given)
@@ -199,7 +212,7 @@ def _result(
         stress_max=float(np.abs(results["stress"]).max() / units.GPa) if "stress" in results else nan,
         volume_first=float(given.get_volume()) if volume else nan,
         volume_last=float(atoms.get_volume()) if volume else nan,
-        energy_std_per_atom=float(results.get("energy_std", nan)) / len(given),
+        energy_std_per_atom=float(results.get("energy_std", nan)) / max(len(given), 1),
         max_force_std=float(force_std_norm(results["forces_std"]).max()) if "forces_std" in results else nan,
         error=error,
         atoms=last,
