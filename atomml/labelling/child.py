@@ -22,7 +22,6 @@ def main() -> None:
     parent, folder = int(sys.argv[1]), Path(sys.argv[2])
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what calculators print must not come between the answers
-    faulthandler.enable()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     from atomml.labelling.attempt import attempt
 

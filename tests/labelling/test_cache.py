@@ -3,9 +3,8 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -159,55 +158,56 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
         LabelCache(tmp_path / "file")
 
 
-FULL = """
-import resource, sys
-from pathlib import Path
-from atomml.errors import DataError
-from tests.labelling.test_cache import outcome
-from atomml.labelling import LabelCache
-with LabelCache(Path(sys.argv[1])) as cache:
-    cache.put(outcome("a"))
-    size = cache._file.tell()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, size + 100))
-    try:
-        cache.put(outcome("b"))
-    except DataError as error:
-        print(error)
-    assert cache.keys() == ("a",)
-    assert cache.get("a").frame.energy == outcome("a").frame.energy
-"""
+@pytest.fixture
+def nearly_full():
+    """Files of this process cannot grow beyond some size."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    @contextmanager
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit
 
 
-def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(tmp_path):
-    done = subprocess.run([sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "every label it had is kept" in done.stdout
+def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(tmp_path, nearly_full):
+    path = tmp_path / "labels.jsonl"
+    with LabelCache(tmp_path) as cache:
+        cache.put(outcome("a"))
+        size = path.stat().st_size
+        with pytest.raises(DataError, match="every label it had is kept"), nearly_full(size + 100):
+            cache.put(outcome("b"))
+        assert path.stat().st_size == size
+        assert cache.keys() == ("a",)
+        assert cache.get("a").frame.energy == outcome("a").frame.energy
     with LabelCache(tmp_path) as cache:
         assert cache.problems == ()
-        assert cache.keys() == ("a",)
         cache.put(outcome("b"))
-
-
-ENDLESS = """
-import sys
-from pathlib import Path
-from tests.labelling.test_cache import outcome
-from atomml.labelling import LabelCache
-with LabelCache(Path(sys.argv[1])) as cache:
-    for k in range(10**6):
-        cache.put(outcome(f"key {k}"))
-        print(k, flush=True)
-"""
+        assert cache.keys() == ("a", "b")
 
 
 @pytest.mark.filterwarnings("ignore:.*torn")
 def test_a_killed_writer_loses_nothing_that_it_had_reported(tmp_path):
-    writer = subprocess.Popen([sys.executable, "-c", ENDLESS, tmp_path], stdout=subprocess.PIPE, text=True)
-    assert writer.stdout.readline() == "0\n"
-    time.sleep(0.2)
-    writer.send_signal(signal.SIGKILL)
-    reported = [0, *map(int, writer.stdout.read().split())]
-    writer.wait()
+    reading, writing = os.pipe()
+    writer = os.fork()
+    if writer == 0:
+        os.close(reading)
+        with LabelCache(tmp_path) as cache:
+            for k in range(10**6):
+                cache.put(outcome(f"key {k}"))
+                os.write(writing, f"{k}\n".encode())
+    os.close(writing)
+    with os.fdopen(reading) as stream:
+        reported = [int(stream.readline())]
+        time.sleep(0.2)
+        os.kill(writer, signal.SIGKILL)
+        reported += map(int, stream)
+    os.waitpid(writer, 0)
     with LabelCache(tmp_path) as cache:
         assert set(cache.keys()) >= {f"key {k}" for k in reported}
         assert len(cache) <= len(reported) + 1
