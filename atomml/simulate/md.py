@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.io import write
+from ase.io.extxyz import write_extxyz
 from ase.md.md import MolecularDynamics
 from numpy.typing import NDArray
 
 from atomml.config import parse_config
 from atomml.errors import AtommlError, ConfigError, DataError, SimulationError
+from atomml.files import replace_file
 from atomml.simulate.calculator import Calculator
 from atomml.simulate.interface import PotentialLike
 from atomml.simulate.md_config import MDConfig, default_timestep, refuse_bad_setup
@@ -115,7 +117,8 @@ def run_md(
     Raises:
         ConfigError: an unknown or impossible setting, other settings than the run that is resumed, or a limit on
             deviations for a model without any.
-        DataError: nothing to resume, or files of the run are damaged.
+        DataError: nothing to resume, files of the run are damaged, or one cannot be written (the disk is full): it is
+            named, and ``resume`` goes on from the last state once there is space.
         SimulationError: a NaN, or the run exploded; the last good frame is then in ``last_good.extxyz``.
         UnsupportedError: an element the potential does not know, a charge or a spin.
     """
@@ -137,7 +140,6 @@ def _start(atoms: Atoms, calculator: Calculator, config: MDConfig, folder: Path 
         start_velocities(atoms, config, rng)
     files, columns = None, columns_for(calculator)
     if folder is not None:
-        (folder / "state.npz").unlink(missing_ok=True)  # a killed start must not resume an older run
         files = FileRecorder(folder, columns)
     dof = degrees_of_freedom(atoms, config)
     dyn = make_integrator(atoms, config, rng)
@@ -238,10 +240,14 @@ def _with_last_frame(run: _Run, good: Atoms, finished: int, error: AtommlError) 
     """The same error with the step, after writing the last good frame."""
     where = f"{error.where}; after step {finished} of {run.config.steps}"
     if run.folder is not None:
-        path = run.folder / "last_good.extxyz"
+        path, text = run.folder / "last_good.extxyz", io.StringIO()
         good.set_constraint()
-        write(path, good, format="extxyz")
-        where += f"; last good frame in {path}"
+        write_extxyz(text, [good])
+        try:
+            replace_file(path, text.getvalue().encode())
+            where += f"; last good frame in {path}"
+        except OSError as problem:
+            where += f"; the last good frame could not be written to {path} ({problem.strerror})"
     return SimulationError(error.what, where=where, fix=error.fix)
 
 

@@ -6,7 +6,8 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from atomml.simulate.md_log import Record, format_row
 __all__ = ["FileRecorder", "State", "forget_deviations", "frame_of", "load_state", "save_state"]
 
 _VERSION = 1
+_RESULTS = ("state.npz", "summary.json", "md.png", "last_good.extxyz")
+"""What an older run may have left beside log and trajectory; a new one begins without."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ def forget_deviations(atoms: Atoms) -> None:
 class FileRecorder:
     """Appends rows and frames to ``log.csv`` and ``trajectory.extxyz`` in a folder.
 
+    A new run first removes what an older one left, so that nothing of it can be resumed or mistaken for a result.
+
     Args:
         folder: created if absent.
         columns: of the log.
@@ -123,42 +128,66 @@ class FileRecorder:
 
     Raises:
         ConfigError: the log to continue has other columns.
-        DataError: a file to continue is missing or shorter than the state says.
+        DataError: a file to continue is missing or shorter than the state says; a file cannot be written.
     """
 
     def __init__(self, folder: Path, columns: Sequence[str], state: State | None = None) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.log_path, self.trajectory_path = folder / "log.csv", folder / "trajectory.extxyz"
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+                path.unlink()
         if state is None:
-            self.log_path.write_text(",".join(columns) + "\n", encoding="utf-8")
-            self.trajectory_path.write_bytes(b"")
+            self._begin(folder, columns)
         else:
             _same_columns(self.log_path, columns)
             _cut(self.log_path, state.log_bytes)
             _cut(self.trajectory_path, state.trajectory_bytes)
 
+    def _begin(self, folder: Path, columns: Sequence[str]) -> None:
+        for name in _RESULTS:
+            with _writing(folder / name):
+                (folder / name).unlink(missing_ok=True)
+        with _writing(self.log_path):
+            self.log_path.write_text(",".join(columns) + "\n", encoding="utf-8")
+        with _writing(self.trajectory_path):
+            self.trajectory_path.write_bytes(b"")
+
     def write(self, record: Record, frame: Atoms) -> None:
-        """Append one row and one frame."""
+        """Append one row and one frame.
+
+        Raises:
+            DataError: the disk is full; names the file. What a state refers to is untouched.
+        """
         text = io.StringIO()
         write_extxyz(text, [frame])
-        try:
-            with self.log_path.open("a", encoding="utf-8") as log:
-                log.write(format_row(record))
-            with self.trajectory_path.open("a", encoding="utf-8") as trajectory:
-                trajectory.write(text.getvalue())
-        except OSError as error:
-            raise DataError(
-                f"Cannot write the run's files ({error.strerror}).",
-                where=str(self.log_path.parent),
-                fix="free disk space, then continue with --resume",
-            ) from error
+        for path, line in ((self.log_path, format_row(record)), (self.trajectory_path, text.getvalue())):
+            with _writing(path), path.open("a", encoding="utf-8") as file:
+                file.write(line)
 
     def sizes(self) -> tuple[int, int]:
-        """Bytes of the log and of the trajectory, both flushed to disk."""
+        """Bytes of the log and of the trajectory, both flushed to disk.
+
+        Raises:
+            DataError: the disk is full, which some file systems only say now; names the file.
+        """
         for path in (self.log_path, self.trajectory_path):
-            with path.open("rb") as file:
+            with _writing(path), path.open("rb") as file:
                 os.fsync(file.fileno())
         return self.log_path.stat().st_size, self.trajectory_path.stat().st_size
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what the system says about ``path`` into an error that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"Cannot write this file of the run ({error.strerror}).",
+            where=str(path),
+            fix="free some disk space; --resume then goes on from the last restart state",
+        ) from error
 
 
 def _same_columns(path: Path, columns: Sequence[str]) -> None:
@@ -183,4 +212,5 @@ def _cut(path: Path, size: int) -> None:
             where=str(path),
             fix="restore it, or start the run again in another folder",
         )
-    os.truncate(path, size)
+    with _writing(path):
+        os.truncate(path, size)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms, units
 
+from atomml.errors import DataError
 from atomml.simulate.calculator import Calculator, has_volume
 from atomml.simulate.deviations import force_std_norm
 
@@ -80,13 +81,23 @@ def format_row(record: Record) -> str:
 
 
 def read_log(path: Path) -> list[Record]:
-    """Rows of a log table; empty fields are NaN."""
+    """Rows of a log table; empty fields are NaN.
+
+    Raises:
+        DataError: a line that is no row; names it.
+    """
     header, *lines = path.read_text(encoding="utf-8").splitlines()
     names = header.split(",")
-    return [
-        {
-            name: float(cell) if cell else float("nan")
-            for name, cell in zip(names, line.split(","), strict=True)
-        }
-        for line in lines
-    ]
+    return [_row(names, line, f"{path}, line {number}") for number, line in enumerate(lines, 2)]
+
+
+def _row(names: Sequence[str], line: str, where: str) -> Record:
+    try:
+        cells = zip(names, line.split(","), strict=True)
+        return {name: float(cell) if cell else float("nan") for name, cell in cells}
+    except ValueError as error:
+        raise DataError(
+            f"This line of the log is damaged ({error}).",
+            where=where,
+            fix="restore the file, or start the run again in another folder",
+        ) from error

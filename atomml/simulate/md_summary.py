@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,7 +84,11 @@ def _json(value: float) -> float | None:
 
 
 def write_summary(folder: Path, summary: dict[str, Any], log: Mapping[str, NDArray[np.float64]]) -> None:
-    """Write ``summary.json`` and ``md.png``."""
+    """Write ``summary.json`` and ``md.png``.
+
+    Raises:
+        DataError: the disk is full; the files of the run are complete, and resuming writes these two again.
+    """
     write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode())
     figure = Figure(figsize=(7, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -100,4 +105,6 @@ def write_summary(folder: Path, summary: dict[str, Any], log: Mapping[str, NDArr
     lower.set_ylabel("energy change (meV/atom)")
     lower.set_xlabel("time (ps)")
     lower.legend(frameon=False)
-    figure.savefig(folder / "md.png", dpi=130)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=130, format="png")
+    write_atomically(folder / "md.png", image.getvalue())
