@@ -211,6 +211,27 @@ def test_trainings_that_are_compared_have_valid_recipes(kind, monkeypatch):
     assert len({str(recipe.resolved()) for recipe in recipes}) == len(cases)
 
 
+STORED = sorted(TRAIN.glob("crystals_*.json"))
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_stored_tables_are_those_of_the_stored_results(path, scripts):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert scripts.tables.tables_of(content["records"]) in path.with_suffix(".md").read_text(encoding="utf-8")
+    assert path.with_suffix(".png").exists()
+
+
+def test_tables_of_crystals_in_the_readme_are_those_of_the_stored_results():
+    readme = (TRAIN / "README.md").read_text(encoding="utf-8")
+    section = readme.split("\n## Crystals\n")[1].split("\n## ")[0]
+    rows = {line for line in section.splitlines() if line.startswith("|")}
+    stored = {
+        line for path in STORED for line in path.with_suffix(".md").read_text(encoding="utf-8").splitlines()
+    }
+    assert len(rows) > 10
+    assert rows <= stored, rows - stored
+
+
 def test_a_network_called_more_often_is_slower(scripts):
     model = small_model()
     found = {r["method"]: r for r in scripts.speed.speed(model, [perovskite()] * 3, rounds=1)}
