@@ -105,6 +105,14 @@ def _relax(
         bool | None, typer.Option("--cell/--no-cell", help="Relax the cell; by default where there is one.")
     ] = None,
     optimizer: Annotated[str, typer.Option(help="fire or lbfgs.")] = "fire",
+    batched: Annotated[
+        bool | None,
+        typer.Option(
+            "--batched/--one-by-one",
+            help="Structures together in one graph; by default, if several, by fire.",
+        ),
+    ] = None,
+    max_atoms: Annotated[int, typer.Option(help="Atoms in a batch; less if memory runs out.")] = 2000,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Relaxed structures.")] = Path("relaxed.extxyz"),
     device: Device = "cpu",
     dtype: Dtype = None,
@@ -124,6 +132,8 @@ def _relax(
         steps=steps,
         cell=cell,
         optimizer=optimizer,
+        batched=batched,
+        max_atoms=max_atoms,
         device=device,
         dtype=dtype,
         json_file=json,

@@ -1,4 +1,4 @@
-"""Relaxation of generated crystals by a potential, one after the other; it can be interrupted."""
+"""Relaxation of generated crystals by a potential, many together where it can; it can be interrupted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from ase import Atoms
@@ -23,6 +23,7 @@ from atomml.crystals.outputs.folder import RELAXED, Row, iterate_generated, iter
 from atomml.crystals.outputs.journal import Journal
 from atomml.errors import ConfigError
 from atomml.graph.neighbors import SkinnedNeighbors
+from atomml.simulate.batched import relax_batched
 from atomml.simulate.calculator import Calculator, refuse_nan
 from atomml.simulate.progress import progress_bar
 from atomml.simulate.relax import RelaxResult, relax
@@ -36,6 +37,10 @@ from atomml.simulate.sampling.calculators import (
 __all__ = ["Relaxed", "relax_crystals", "relax_folder"]
 
 Model: TypeAlias = str | Path | AseCalculator
+T = TypeVar("T")
+
+TOGETHER = 64
+"""Crystals that a potential of atomml relaxes in one graph, and that are then written as one block."""
 
 
 class Relaxed(NamedTuple):
@@ -54,7 +59,7 @@ def relax_crystals(
     cell: bool = True,
     device: str = "cpu",
 ) -> Iterator[Relaxed]:
-    """Relax crystals one by one; none that fails stops the others.
+    """Relax crystals, `TOGETHER` at a time by a potential of atomml, else one by one; none that fails stops others.
 
     A row has ``valid`` and ``reason`` (of a failure); ``converged``; ``steps``; ``energy_per_atom_first``,
     ``energy_per_atom`` and, of a potential with an uncertainty, ``energy_std_per_atom`` in eV/atom; ``fmax`` in eV/Å;
@@ -75,15 +80,15 @@ def relax_crystals(
         ModelFileError: there is no such model.
     """
     calculator = _calculator(model, device)
-    for number, given in enumerate(structures):
-        start: Row = {"index": int(given.info.get("index", number)), "n_atoms": len(given)}
-        plain = given.copy()
-        plain.info = {}
-        try:
-            (result,) = relax(plain, calculator, fmax=fmax, steps=steps, cell=cell)
-            yield _relaxed(start, given, result)
-        except Exception as problem:  # whatever a foreign calculator raises is a failure of this crystal
-            yield Relaxed(start | _failed(f"{type(problem).__name__}: {problem}"), None)
+    settings = {"fmax": fmax, "steps": steps, "cell": cell}
+    for chunk in _chunks(enumerate(structures), _together(model)):
+        results = _results([atoms for _, atoms in chunk], calculator, settings)
+        for (number, given), result in zip(chunk, results, strict=True):
+            start: Row = {"index": int(given.info.get("index", number)), "n_atoms": len(given)}
+            if isinstance(result, str):
+                yield Relaxed(start | _failed(result), None)
+            else:
+                yield _relaxed(start, given, result)
 
 
 def relax_folder(
@@ -128,14 +133,47 @@ def relax_folder(
     left = islice((atoms for atoms, _ in iterate_generated(folder)), journal.done, None)
     with progress_bar(total, "relaxation", show=progress) as advance:
         advance(journal.done)
-        for row, atoms in relax_crystals(left, model, fmax=fmax, steps=steps, cell=cell, device=device):
-            journal.append([row], [] if atoms is None else [atoms])
-            advance(1)
+        relaxed = relax_crystals(left, model, fmax=fmax, steps=steps, cell=cell, device=device)
+        # whole blocks, so that crystals are relaxed together with the same ones after an interruption
+        for block in _chunks(relaxed, _together(model)):
+            journal.append([row for row, _ in block], [atoms for _, atoms in block if atoms is not None])
+            advance(len(block))
     unsymmetric = write_cifs(
         iterate_generated(folder, RELAXED), folder / "relaxed_cif", symprec=SYMPREC if symmetrize else None
     )
     summary = _summary(list(iterate_records(folder, RELAXED)))
     return summary | ({"without_symmetry": unsymmetric} if symmetrize else {})
+
+
+def _together(model: Model) -> int:
+    """How many crystals are relaxed at a time."""
+    foreign = type(model) is not Calculator if isinstance(model, AseCalculator) else _chgnet(model, "cpu")
+    return 1 if foreign else TOGETHER
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _results(
+    given: Sequence[Atoms], calculator: Calculator, settings: dict[str, Any]
+) -> list[RelaxResult | str]:
+    """Outcomes of crystals that are relaxed together; a string is why one failed."""
+    plain = [atoms.copy() for atoms in given]
+    for atoms in plain:
+        atoms.info = {}
+    if len(plain) > 1:
+        try:
+            return [*relax_batched(plain, calculator, **settings)]
+        except Exception:  # out of memory, for example: one at a time it may be possible
+            return [result for atoms in plain for result in _results([atoms], calculator, settings)]
+    try:
+        relaxation = relax_batched if type(calculator) is Calculator else relax
+        return [*relaxation(plain, calculator, **settings)]
+    except Exception as problem:  # whatever a foreign calculator raises is a failure of this crystal
+        return [f"{type(problem).__name__}: {problem}"]
 
 
 class _Foreign(Calculator):

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from atomml.errors import CheckError, ConfigError, DataError
 from atomml.files import write_atomically
+from atomml.simulate.batched import relax_batched
 from atomml.simulate.check_report import CheckReport
 from atomml.simulate.checks import run_checks
 from atomml.simulate.interface import PotentialLike
@@ -101,22 +102,34 @@ def relax_command(
     steps: int,
     cell: bool | None,
     optimizer: str,
+    batched: bool | None,
+    max_atoms: int,
     device: str,
     dtype: str | None,
     json_file: Path | None,
 ) -> bool:
     """Relax every frame of a file, print a table, write the results; True when all converged.
 
+    With ``batched`` None several frames are relaxed in one graph, unless by lbfgs.
+
     Raises:
-        ConfigError: an unknown optimiser.
+        ConfigError: an unknown optimiser, or lbfgs in a batch.
         DataError: the structures cannot be read.
         ModelFileError: the model cannot be read.
     """
     if optimizer not in ("fire", "lbfgs"):
         raise ConfigError(f"There is no optimizer {optimizer!r}.", fix="use fire or lbfgs")
+    if batched and optimizer == "lbfgs":
+        raise ConfigError("Batches are relaxed by fire.", fix="leave --batched or --optimizer lbfgs out")
     frames, potential = read_structures(structures), _load(model, device, dtype)
-    kind = cast(Literal["fire", "lbfgs"], optimizer)
-    results = relax(frames, potential, fmax=fmax, steps=steps, cell=cell, optimizer=kind, progress=True)
+    settings: dict[str, Any] = {"fmax": fmax, "steps": steps, "cell": cell, "progress": True}
+    if batched is None:
+        batched = len(frames) > 1 and optimizer == "fire"
+    if batched:
+        results = relax_batched(frames, potential, max_atoms=max_atoms, **settings)
+    else:
+        kind = cast(Literal["fire", "lbfgs"], optimizer)
+        results = relax(frames, potential, optimizer=kind, **settings)
     paths = write_relaxed(results, out)
     console = Console()
     console.print(_relax_table(results))

@@ -119,27 +119,47 @@ def test_a_folder_gets_relaxed_structures_beside_the_others(folder):
         relax_folder(folder, "demo", steps=6, cell=False, resume=True)
 
 
-def test_an_interrupted_relaxation_goes_on(folder, monkeypatch):
-    relax_folder(folder, "demo", steps=3)
-    whole = contents(folder)
-
+@pytest.mark.parametrize("kind", ["demo", "foreign"])
+def test_an_interrupted_relaxation_goes_on(folder, monkeypatch, kind):
     from atomml.crystals import relax as module
 
-    original, calls = module.relax, []
+    model = "demo" if kind == "demo" else LennardJones(sigma=2.3, rc=5.0)
+    monkeypatch.setattr(module, "TOGETHER", 2)
+    relax_folder(folder, model, steps=3)
+    whole = contents(folder)
+    name, blocks = ("relax_batched", 2) if kind == "demo" else ("relax", 4)
+    original, calls = getattr(module, name), []
 
     def interrupted(*arguments, **settings):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == blocks:
             raise KeyboardInterrupt
         return original(*arguments, **settings)
 
-    monkeypatch.setattr(module, "relax", interrupted)
+    monkeypatch.setattr(module, name, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        relax_folder(folder, "demo", steps=3, overwrite=True)
-    assert len(read_records(folder, "relaxed")) == 2
-    relax_folder(folder, "demo", steps=3, resume=True)
-    assert len(calls) == 5
+        relax_folder(folder, model, steps=3, overwrite=True)
+    assert len(read_records(folder, "relaxed")) == 4 - 4 // blocks
+    relax_folder(folder, model, steps=3, resume=True)
+    assert len(calls) == blocks + 1
     assert contents(folder) == whole
+
+
+def test_a_batch_that_breaks_is_relaxed_one_by_one(monkeypatch):
+    from atomml.crystals import relax as module
+
+    original = module.relax_batched
+
+    def small_machine(structures, *arguments, **settings):
+        if len(structures) > 1 or structures[0].numbers[0] == 9:
+            raise MemoryError("too much")
+        return original(structures, *arguments, **settings)
+
+    monkeypatch.setattr(module, "relax_batched", small_machine)
+    crystals = [bulk("LiCl", "rocksalt", 5.2), bulk("FLi", "rocksalt", 4.0), bulk("LiBr", "rocksalt", 5.5)]
+    rows = [row for row, _ in relax_crystals(crystals, "demo", steps=2)]
+    assert [row["valid"] for row in rows] == [True, False, True]
+    assert rows[1]["reason"] == "MemoryError: too much"
 
 
 @pytest.mark.parametrize(

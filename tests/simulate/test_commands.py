@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from atomml.cli.main import app
 from atomml.errors import CheckError, ConfigError, DataError
 from atomml.potentials import TDNConfig, build_potential, save_model
-from atomml.simulate import run_checks, run_md
+from atomml.simulate import relax, run_checks, run_md
 from atomml.simulate.check_report import CheckReport, limited
 from atomml.simulate.commands import read_structures
 
@@ -70,6 +70,26 @@ def test_md_repeats_the_cell(model, structure, tmp_path):
     out = tmp_path / "run"
     call("md", model, structure, "--temperature", 50, "--steps", 0, "--repeat", 2, 1, 1, "--out", out)
     assert len(read(out / "trajectory.extxyz")) == 16
+
+
+@pytest.mark.parametrize("way", ["--batched", "--one-by-one"])
+def test_relax_in_a_batch_writes_what_relax_writes(model, tmp_path, way):
+    crystals = [bulk("LiCl", "rocksalt", a=a) for a in (4.9, 5.2)]
+    write(tmp_path / "crystals.extxyz", crystals)
+    report, out = tmp_path / "relax.json", tmp_path / "out.extxyz"
+    options = ("--steps", 3, "--no-cell", "--json", report, "--out", out, way)
+    call("relax", model, tmp_path / "crystals.extxyz", *options, "--max-atoms", 2)
+    rows = json.loads(report.read_text())
+    assert [row["index"] for row in rows] == [0, 1]
+    expected = relax(crystals, model, steps=3, cell=False)
+    for row, frame, one in zip(rows, read(out, ":"), expected, strict=True):
+        assert row["energy_last"] == pytest.approx(one.energy_last, abs=1e-5)
+        assert frame.get_potential_energy() == pytest.approx(one.energy_last, abs=1e-5)
+
+
+def test_lbfgs_is_not_for_batches(model, structure):
+    with pytest.raises(ConfigError, match="fire"):
+        call("relax", model, structure, "--batched", "--optimizer", "lbfgs")
 
 
 def test_relax_exit_code_says_whether_all_converged(model, tmp_path):
