@@ -12,6 +12,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -105,6 +106,7 @@ class LabelCache:
         self.folder = Path(folder)
         self._places: dict[str, tuple[int, int]] = {}
         self._failed: set[str] = set()
+        self._size = 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self.folder)
@@ -181,15 +183,17 @@ class LabelCache:
     def _append(self, record: dict[str, Any]) -> None:
         body = json.dumps(record).encode()
         line = hashlib.sha256(body).hexdigest()[:_HASH].encode() + b" " + body + b"\n"
-        place = self._file.seek(0, os.SEEK_END)
+        place, written = self._size, 0
         try:
-            written = 0
+            self._file.truncate(place)  # what an earlier error left
             while written < len(line):
                 written += self._file.write(line[written:])
             os.fsync(self._file.fileno())
         except OSError as error:
-            self._file.truncate(place)
+            with suppress(OSError):
+                self._file.truncate(place)
             raise _refused(self.folder, error) from error
+        self._size += len(line)
         self._note(record, place, len(line))
 
     def _note(self, record: dict[str, Any], place: int, size: int) -> None:
@@ -205,23 +209,22 @@ class LabelCache:
 
     def _read(self) -> Iterator[str]:
         """Note every record; yields what is wrong with the file."""
-        self._file.seek(0)
-        place, damaged = 0, 0
-        with os.fdopen(os.dup(self._file.fileno()), "rb") as file:
+        damaged = 0
+        with (self.folder / NAME).open("rb") as file:
             for line in file:
                 record = _checked(line)
                 if record is not None:
-                    self._note(record, place, len(line))
+                    self._note(record, self._size, len(line))
                 elif line.endswith(b"\n"):
                     damaged += 1
                 else:
-                    self._file.truncate(place)
+                    self._file.truncate(self._size)
                     yield (
                         f"the last record was torn by a kill or a full disk; {len(line)} bytes were cut off, "
                         "the label will be computed again"
                     )
                     break
-                place += len(line)
+                self._size += len(line)
         if damaged:
             yield f"{damaged} damaged records were left out; their labels will be computed again"
 

@@ -55,7 +55,7 @@ class Children:
         for child in all_of_them:
             child.kill()
 
-    def ask(self, request: dict[str, Any], timeout: float | None, threads: int) -> dict[str, Any]:
+    def ask(self, request: dict[str, Any], threads: int) -> dict[str, Any]:
         """The answer of a child with its ``seconds``; a time-out or its death are failures.
 
         The time that a new child takes to start does not count.
@@ -64,7 +64,7 @@ class Children:
         if child is None:
             return {"failure": "died", "message": "labelling was stopped", "seconds": 0.0}
         try:
-            return child.ask(request, timeout)
+            return child.ask(request)
         finally:
             self._end(child)
 
@@ -72,7 +72,8 @@ class Children:
         with self._lock:
             if self.closed:
                 return None
-            child = next((c for c in self._idle if c.threads == threads and c.alive), None)
+            self._idle = [child for child in self._idle if child.alive]
+            child = next((child for child in self._idle if child.threads == threads), None)
             if child is None:
                 child = _Child(threads)
             else:
@@ -116,7 +117,7 @@ class _Child:
     def alive(self) -> bool:
         return not self.killed and self._process.poll() is None
 
-    def ask(self, request: dict[str, Any], timeout: float | None) -> dict[str, Any]:
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         if not self.ready:
             greeting = self._line(START)
             self.ready = greeting is not None
@@ -127,7 +128,7 @@ class _Child:
         with suppress(OSError):  # a dead one says so below
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-        start = time.perf_counter()
+        start, timeout = time.perf_counter(), request["timeout"]
         line = self._line(timeout)
         seconds = time.perf_counter() - start
         if line is not None:

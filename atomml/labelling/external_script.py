@@ -46,17 +46,19 @@ def answer(settings: dict[str, Any], structure: dict[str, Any]) -> dict[str, Any
     except (ImportError, FileNotFoundError) as error:
         return {"missing": f"{type(error).__name__}: {error}"}
     try:
-        return {
+        found = {
             "energy": float(atoms.get_potential_energy()),
             "forces": atoms.get_forces(apply_constraint=False).tolist(),
             "stress": atoms.get_stress(voigt=False).tolist() if atoms.pbc.all() else None,
             "version": version,
         }
     except Exception as error:  # whatever a program raises is the answer
-        return {
-            "failure": _kind_of(error),
-            "message": " ".join(f"{type(error).__name__}: {error}".split())[:600],
-        }
+        message = " ".join(f"{type(error).__name__}: {error}".split())[:600]
+        found = {"failure": _kind_of(error), "message": message}
+    output = Path("cp2k.out")  # CP2K before 2024 goes on, later ones end without a word
+    if output.is_file() and "SCF run NOT converged" in output.read_text(errors="replace"):
+        return {"failure": "not_converged", "message": "SCF run NOT converged"}
+    return found
 
 
 def _gpaw(settings: dict[str, Any], structure: dict[str, Any], atoms: Any) -> tuple[Any, str]:

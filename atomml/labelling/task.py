@@ -22,14 +22,12 @@ class LabelTask:
     """JSON values only, so that any executor and any version of Python can carry it.
 
     Attributes:
-        request: for the child process: calculator, structure, time limit.
-        timeout: of one attempt, s.
+        request: for the child process: calculator, structure, time limit of one attempt in s.
         retries: further attempts.
         threads: of the child process.
     """
 
     request: dict[str, Any]
-    timeout: float | None
     retries: int
     threads: int
 
@@ -48,7 +46,7 @@ def task_of(atoms: Atoms, labeller: LabellerConfig) -> LabelTask:
         "structure": structure,
         "timeout": labeller.timeout,
     }
-    return LabelTask(request, labeller.timeout, labeller.retries, labeller.threads)
+    return LabelTask(request, labeller.retries, labeller.threads)
 
 
 def atoms_of(structure: dict[str, Any]) -> Atoms:
@@ -70,7 +68,7 @@ def label_task(task: LabelTask, children: Children | None = None) -> dict[str, A
     seconds, attempts = 0.0, 0
     while True:
         attempts += 1
-        answer = pool.ask(task.request, task.timeout, task.threads)
+        answer = pool.ask(task.request, task.threads)
         seconds += answer["seconds"]
         if answer.get("failure") not in RETRIED or attempts > task.retries or pool.closed:
             return answer | {"attempts": attempts, "seconds": seconds}
