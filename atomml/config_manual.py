@@ -67,6 +67,7 @@ def template_of(model: type[BaseModel]) -> str:
         if setting.optional:
             skipped = f"{setting.key}."
             continue
+        seen.add(setting.key)
         path = setting.key.split(".")
         indent = 2 * (len(path) - 1)
         name, _, _ = path[-1].partition("[")
@@ -100,10 +101,9 @@ def _walk(model: type[BaseModel], prefix: str, values: BaseModel | None) -> Iter
                 example=_example(field, plain, required),
                 meaning=meaning,
             )
-        if not members:
-            continue
-        for member in members:
-            variant = _variant(member) if len(members) > 1 else None
+        listed = _list_members(field.annotation)  # each of them is one item of the list
+        for member in members or listed:
+            variant = _variant(member) if listed or len(members) > 1 else None
             key = f"{prefix}{name}[{variant}]" if variant else prefix + name
             yield Setting(
                 key=key,
@@ -134,6 +134,11 @@ def _group_members(annotation: Any) -> list[type[BaseModel]]:
     if get_origin(annotation) in (Literal, list, dict, tuple) or not parts or not all(parts):
         return []
     return [member for part in parts for member in part]
+
+
+def _list_members(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a list can hold."""
+    return _group_members(get_args(annotation)[0]) if get_origin(annotation) is list else []
 
 
 def _variant(model: type[BaseModel]) -> str:

@@ -29,8 +29,6 @@ __all__ = [
 ]
 
 Share = Annotated[float, Field(gt=0, le=1)]
-DIVERSE = ("random", "farthest_point", "llpr_maxdet", "batch_bald")
-"""Methods that are not a score for each structure alone."""
 OF_MEMBERS = ("energy_std", "force_std", "bald_energy", "bald_force", "bald_joint", "batch_bald")
 
 
@@ -143,9 +141,7 @@ class ActiveConfig(Config):
     """Processes that explore, one thread each. The result does not depend on their number."""
     device: str = "cpu"
     """Where the model explores and predicts: cpu, cuda, cuda:1. On a GPU a run is not repeatable bit for bit."""
-    start: StartConfig = Field(
-        default=StartConfig(), examples=[{"labelled": ["train.extxyz"], "structures": {"files": ["a.cif"]}}]
-    )
+    start: StartConfig = StartConfig()
     explore: list[Explorer] = Field(min_length=1, examples=[[{"kind": "md", "temperatures": [600.0]}]])
     """Where candidates come from, several at once if wanted. kind: md (temperatures, pressures, strains), rattle,
     strain, relax, crystals (from CrysBFN), files."""

@@ -57,10 +57,11 @@ def gate(run: Run, round_: int) -> Facts:
     """
     config, folder = run.config.gate, run.round_folder(round_)
     pool = FrameStore.open(folder / "pool")
+    records = run.journal.records
     labelled = [
-        FrameStore.open(run.folder / p) for part in ("train", "calibration") for p in run_stores(run, part)
+        FrameStore.open(run.folder / p) for part in ("train", "calibration") for p in stores(records, part)
     ]
-    others = [FrameStore.open(run.folder / p) for p in run_stores(run, "test")]
+    others = [FrameStore.open(run.folder / p) for p in stores(records, "test")]
     known = [frame_fingerprints(store) for store in (*labelled, *others)]
     scaled = run.model is not None and is_calibrated(run.model)
     if not scaled:  # raw deviations can be wrong by orders of magnitude: no limit may be put on them
@@ -82,11 +83,6 @@ def gate(run: Run, round_: int) -> Facts:
         "force_std": _quantiles(verdicts.force_std),
         "notes": _notes(run, counts, scaled),
     }
-
-
-def run_stores(run: Run, part: str) -> list[str]:
-    """Folders of the frames of a part."""
-    return stores(run.journal.records, part)
 
 
 def passed_rows(folder: Path) -> Int64[ndarray, " rows"]:

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ __all__ = ["JOURNAL", "Journal", "Record", "is_running", "read_journal"]
 
 JOURNAL, LOCK = "journal.jsonl", ".lock"
 VERSION = 1
+TRIES, PAUSE = 5, 0.05  # of taking the lock, s
 Record = dict[str, Any]
 """``number``, ``round``, ``step``, ``facts`` that an equal run has too, and ``timing``, which differs."""
 
@@ -176,16 +178,18 @@ def _check(text: str) -> str:
 def _locked(path: Path) -> IO[bytes]:
     """The open lock file; the lock ends with the process, however that ends."""
     file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise ConfigError(
-            "Another process is at work in this folder.",
-            where=str(path.parent),
-            fix="wait for it or stop it; `atomml active status` shows what it does",
-        ) from error
-    return file
+    for _ in range(TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:  # perhaps only `is_running`, for a moment
+            time.sleep(PAUSE)
+    file.close()
+    raise ConfigError(
+        "Another process is at work in this folder.",
+        where=str(path.parent),
+        fix="wait for it or stop it; `atomml active status` shows what it does",
+    )
 
 
 def _unwritable(path: Path, error: OSError) -> DataError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +19,17 @@ from atomml.errors import AtommlError, DataError, SimulationError, UnsupportedEr
 from atomml.simulate.calculator import Calculator
 from atomml.simulate.sampling.units import digest_of
 
-__all__ = ["Explored", "Unit", "geometry", "potential_at", "unit_folder"]
+__all__ = [
+    "Explored",
+    "NotFatal",
+    "Unit",
+    "calculator_of",
+    "geometry",
+    "is_calibrated",
+    "potential_at",
+    "reason_of",
+    "unit_folder",
+]
 
 NotFatal = (SimulationError, DataError, UnsupportedError)
 
@@ -117,8 +126,3 @@ def is_calibrated(model: ModelFile) -> bool:
 def calculator_of(model: ModelFile, *, deviations: bool) -> Calculator:
     """A new calculator, without memory of earlier structures."""
     return Calculator(potential_at(model), deviations=None if deviations else False)
-
-
-def elements_of(structures: Sequence[Atoms]) -> set[int]:
-    """Atomic numbers that occur."""
-    return {int(z) for atoms in structures for z in np.unique(atoms.numbers)}
