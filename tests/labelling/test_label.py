@@ -81,7 +81,7 @@ def test_local_processes_label_and_are_gone_afterwards(copper, oracle, tmp_path)
 
 
 def test_every_kind_of_failure_stays_with_its_structure(executor, oracle, tmp_path):
-    labeller = oracle("bad", timeout=1.0, retries=0, max_failures=1.0)
+    labeller = oracle("bad", timeout=4.0, retries=0, max_failures=1.0)
     elements = ["Ar", *HOW]
     structures = [Atoms(e, positions=[[0, 0, 0]]) for e in elements]
     structures += [Atoms(), Atoms("X"), Atoms("Ar", positions=[[np.nan, 0, 0]])]
@@ -98,7 +98,7 @@ def test_every_kind_of_failure_stays_with_its_structure(executor, oracle, tmp_pa
     assert found["Li"].message == "the forces have shape (1, 4), not (1, 3)"
     for hanging in (found["Be"], found["B"]):
         assert hanging.failure == "timeout"
-        assert 1.0 <= hanging.seconds < 8.0
+        assert 4.0 <= hanging.seconds < 30.0
     assert found["C"].failure == found["Ne"].failure == "died"
     assert "SIGKILL" in found["C"].message
     assert "SIGSEGV" in found["Ne"].message
