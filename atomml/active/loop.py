@@ -12,7 +12,7 @@ from atomml.active.begin import begin
 from atomml.active.config import ActiveConfig
 from atomml.active.explore.run import discard_units, explore
 from atomml.active.gate import gate
-from atomml.active.history import stores, table
+from atomml.active.history import table, total
 from atomml.active.journal import JOURNAL, Journal
 from atomml.active.labels import CACHE, label, store_labels
 from atomml.active.learn import calibrate_round, train_round
@@ -80,7 +80,7 @@ def run_active(
             "reason": reason,
             "rounds": table(journal.records),
             "model": None if model is None else str(model.path),
-            "labels": sum(r["facts"]["asked"] for r in journal.records if r["step"] == "label"),
+            "labels": total(journal.records, "asked"),
         }
 
 
@@ -139,7 +139,7 @@ def _learn(run: Run, round_: int) -> None:
 def _report(run: Run, round_: int) -> None:
     def compute() -> dict[str, Any]:
         write_report(run)
-        return {"frames": {part: len(stores(run.journal.records, part)) for part in ("train", "calibration")}}
+        return {}
 
     run.step(round_, "report", compute)
 

@@ -12,7 +12,7 @@ from atomml.training.checkpoint import differences
 
 __all__ = ["agree", "recorded_settings"]
 
-FREE = ("explore", "gate", "select", "label", "stop", "workers", "run_dir")
+FREE = ("explore", "gate", "select", "label", "stop", "workers")
 """Groups that decide only what is still to come; what is finished stays as it is."""
 
 
