@@ -29,7 +29,13 @@ TRAIN = ROOT / "train"
 
 @pytest.fixture(scope="module")
 def scripts():
-    names = ("uncertainty_measures", "uncertainty_tables", "uncertainty", "uncertainty_active")
+    names = (
+        "uncertainty_measures",
+        "uncertainty_tables",
+        "uncertainty",
+        "uncertainty_active",
+        "learning_curves",
+    )
     sys.path.insert(0, str(TRAIN))
     try:
         modules = [importlib.import_module(name) for name in names]
@@ -37,7 +43,7 @@ def scripts():
         sys.path.remove(str(TRAIN))
         for name in names:
             sys.modules.pop(name, None)
-    return SimpleNamespace(measures=modules[0], compare=modules[2], active=modules[3])
+    return SimpleNamespace(measures=modules[0], compare=modules[2], active=modules[3], curves=modules[4])
 
 
 def arrays_of(rng: np.random.Generator, sizes: list[int], factor: float = 1.0, spread: float = 1.0) -> dict:
@@ -216,10 +222,10 @@ def points(better: float) -> list[dict]:
 
 @pytest.mark.parametrize(("better", "words"), [(0.0, "no difference in 1"), (5.0, "lower in 1 of 1 rounds")])
 def test_only_a_difference_beyond_its_interval_counts(scripts, tmp_path, better, words):
-    summary = scripts.active.summary_of(points(better))
-    assert words in scripts.active.verdicts(summary)["batch_bald"]
+    summary = scripts.curves.summary_of(points(better), scripts.active.MEASURES)
+    assert words in scripts.curves.verdicts(summary)["batch_bald"]
     assert summary["random"]["60"]["forces"][0] == pytest.approx(72)
-    scripts.active.write_results({"points": points(better)}, tmp_path / "x.json")
+    scripts.curves.write_results({"points": points(better)}, scripts.active.MEASURES, tmp_path / "x.json")
     json.loads((tmp_path / "x.json").read_text(), parse_constant=lambda name: pytest.fail(name))
 
 
