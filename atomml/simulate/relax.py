@@ -26,8 +26,10 @@ from atomml.simulate.progress import progress_bar
 
 __all__ = ["RelaxResult", "refuse_runaway", "refuse_unrelaxable", "relax", "relax_result", "write_relaxed"]
 
-_MIN_DISTANCE = 0.3
-_VOLUME_FACTOR = 4.0
+MIN_DISTANCE = 0.3
+"""Å; atoms that are closer have overlapped."""
+VOLUME_FACTOR = 4.0
+"""By which a volume may grow or shrink."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,13 +169,13 @@ def refuse_runaway(closest: float, volume_ratio: float) -> None:
     Raises:
         SimulationError: says which.
     """
-    if closest < _MIN_DISTANCE:
+    if closest < MIN_DISTANCE:
         raise SimulationError(
             f"Two atoms are {closest:.3g} Å apart.",
             fix="the model attracts where it should repel, or the "
             "start structure overlaps; see the dimer curves of `atomml check`",
         )
-    if not 1 / _VOLUME_FACTOR < volume_ratio < _VOLUME_FACTOR:
+    if not 1 / VOLUME_FACTOR < volume_ratio < VOLUME_FACTOR:
         raise SimulationError(
             f"The volume changed by a factor of {volume_ratio:.3g}.",
             fix="the start is far from a minimum or outside the model's domain; try --no-cell first",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -134,6 +136,25 @@ def test_results_that_are_not_finite_are_reported(make_potential, crystal):
     (result,) = relax_batched(crystal, make_potential(flaw="nan"))
     assert "not finite" in result.error
     assert not result.converged
+
+
+def test_numbers_that_are_not_finite_stay_with_their_structure(make_potential, crystal):
+    class Flawed(make_potential):
+        def forward(self, graph, **options):
+            out = super().forward(graph, **options)
+            ill = graph.z[torch.searchsorted(graph.batch, torch.arange(len(graph.cell)))] == 3
+            return {
+                n: torch.where(ill.view(-1, *[1] * (x.ndim - 1)), torch.nan, x)
+                if len(x) == len(graph.cell)
+                else x
+                for n, x in out.items()
+            }
+
+    lithium = crystal.copy()
+    lithium.numbers[:] = 3
+    bad, good = relax_batched([lithium, crystal], Flawed(), steps=5)
+    assert "not finite" in bad.error
+    same([replace(good, index=0)], relax_batched(crystal, make_potential(), steps=5))
 
 
 def test_tight_limits_are_reached_in_float64(demo):

@@ -29,7 +29,8 @@ class MDState(Structures):
         thermal: k_B T of the thermostat, eV; 0 without one.
         damping: exp(−γ Δt) of the thermostat; 1 without one.
         dof: degrees of freedom.
-        bound: whether the centre of mass is held.
+        bound: 1 where the centre of mass is held.
+        hottest: temperature in K above which it has exploded.
     """
 
     of_atoms: ClassVar[tuple[str, ...]] = (*Structures.of_atoms, "momentum", "mass")
@@ -40,6 +41,7 @@ class MDState(Structures):
     damping: Float64[Tensor, " graphs"]
     dof: Float64[Tensor, " graphs"]
     bound: Float64[Tensor, " graphs"]
+    hottest: Float64[Tensor, " graphs"]
 
 
 def md_state(
@@ -56,6 +58,7 @@ def md_state(
         "damping": np.exp(-config.friction / units.fs * step) if langevin else 1.0,
         "dof": degrees_of_freedom(work, config),
         "bound": float(langevin and len(work) > 1 and not work.constraints),
+        "hottest": config.max_temperature,
     }
     columns: dict[str, Any] = {
         **tensors_of(work, index),

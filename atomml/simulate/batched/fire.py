@@ -106,7 +106,7 @@ def downhill(state: FireState, result: Evaluation) -> Downhill:
     volume = torch.linalg.det(state.cell).abs()[:, None, None]
     flexible = state.flexible[:, None, None]
     virial = torch.where(flexible, -volume * result.stress, 0.0)
-    gradient = torch.linalg.solve(deformation, virial.transpose(1, 2)).transpose(1, 2)  # W A⁻ᵀ
+    gradient = virial @ torch.linalg.matrix_exp(-state.log_strain).transpose(1, 2)  # W A⁻ᵀ
     size = gradient.flatten(1).norm(dim=1)[:, None, None].clamp_min(1e-300)
     u = state.log_strain.transpose(1, 2)
     block = torch.cat([torch.cat([u, gradient / size], 2), torch.cat([torch.zeros_like(u), u], 2)], 1)

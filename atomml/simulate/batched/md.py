@@ -257,15 +257,15 @@ def _exploded(
 ) -> dict[int, AtommlError]:
     """Structures beyond their limits, by their place."""
     errors: dict[int, AtommlError] = {}
-    figures = (state.index, state.largest(result.forces.norm(dim=1)), kelvin, result.closest)
-    for place, (k, force, now, closest) in enumerate(zip(*(x.tolist() for x in figures), strict=True)):
-        config = members[k].config
-        limits = config.limits
-        if force <= limits.max_force and now <= config.max_temperature and closest >= limits.min_distance:
-            continue
-        atoms = _atoms(members[k].atoms, state, result, place, good=True)
+    limits = members[int(state.index[0])].config.limits  # those of all
+    force = state.largest(result.forces.norm(dim=1))
+    good = (force <= limits.max_force) & (kelvin <= state.hottest) & (result.closest >= limits.min_distance)
+    for place in torch.nonzero(~good)[:, 0].tolist():
+        member = members[int(state.index[place])]
+        atoms = _atoms(member.atoms, state, result, place, good=True)
+        hot, near = float(kelvin[place]), float(result.closest[place])
         try:
-            refuse_exploded(atoms, config, kelvin=now, closest=closest, step=step, started=step > 0)
+            refuse_exploded(atoms, member.config, kelvin=hot, closest=near, step=step, started=step > 0)
         except AtommlError as error:
             errors[place] = error
     return errors

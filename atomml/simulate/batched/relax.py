@@ -21,7 +21,15 @@ from atomml.simulate.calculator import Calculator, has_volume
 from atomml.simulate.deviations import mean_potential
 from atomml.simulate.interface import PotentialLike
 from atomml.simulate.progress import progress_bar
-from atomml.simulate.relax import RelaxResult, refuse_runaway, refuse_unrelaxable, relax, relax_result
+from atomml.simulate.relax import (
+    MIN_DISTANCE,
+    VOLUME_FACTOR,
+    RelaxResult,
+    refuse_runaway,
+    refuse_unrelaxable,
+    relax,
+    relax_result,
+)
 
 __all__ = ["relax_batched"]
 
@@ -93,10 +101,8 @@ def relax_batched(
             outcomes[k] = outcome
             advance(1)
     for k, o in _with_deviations(outcomes, calculator, max_atoms).items():
-        error = o.error
-        results[k] = relax_result(
-            k, given[k], o.atoms, o.converged, o.steps, o.flexible, o.energy_first, error
-        )
+        figures = o.converged, o.steps, o.flexible, o.energy_first, o.error
+        results[k] = relax_result(k, given[k], o.atoms, *figures)
     return [results[k] for k in range(len(given))]
 
 
@@ -159,11 +165,12 @@ def _refuse(atoms: Atoms, potential: PotentialLike, *, flexible: bool) -> None:
 def _runaways(state: FireState, result: Evaluation) -> dict[int, AtommlError]:
     """Structures whose atoms overlap or whose volume runs away, by their place."""
     errors: dict[int, AtommlError] = {}
-    volumes = [torch.linalg.det(cell).abs() for cell in (state.cell, state.start_cell)]
-    ratios = torch.where(state.volume, volumes[0] / volumes[1], 1.0)
-    for place, figures in enumerate(zip(result.closest.tolist(), ratios.tolist(), strict=True)):
+    volume, start = (torch.linalg.det(cell).abs() for cell in (state.cell, state.start_cell))
+    ratio = torch.where(state.volume, volume / start, 1.0)
+    good = (result.closest >= MIN_DISTANCE) & (ratio > 1 / VOLUME_FACTOR) & (ratio < VOLUME_FACTOR)
+    for place in torch.nonzero(~good)[:, 0].tolist():
         try:
-            refuse_runaway(*figures)
+            refuse_runaway(float(result.closest[place]), float(ratio[place]))
         except AtommlError as error:
             errors[place] = error
     return errors

@@ -64,8 +64,9 @@ class VerletLists:
 
     def extend(self, n: int) -> None:
         """Make room for ``n`` more structures."""
-        self._lists += [None] * n
-        self._joined = None
+        if n:
+            self._lists += [None] * n
+            self._joined = None
 
     def select(self, keep: Bool[Tensor, " graphs"]) -> VerletLists:
         """The lists of some of the structures."""
