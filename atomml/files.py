@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from atomml.errors import AtommlError, DataError
 
-__all__ = ["replace_file", "sync_folder", "write_atomically"]
+__all__ = ["full_disk", "replace_file", "sync_folder", "write_atomically"]
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -52,4 +55,23 @@ def write_atomically(path: Path, data: bytes, *, error: type[AtommlError] = Data
             f"Cannot write the file ({problem.strerror}); what was there before is untouched.",
             where=str(path),
             fix="free some space or choose another folder",
+        ) from problem
+
+
+@contextmanager
+def full_disk(folder: Path, *, error: type[AtommlError] = DataError) -> Iterator[None]:
+    """Say what to do when the disk is full in the middle of work that can go on.
+
+    Raises:
+        AtommlError: of the kind ``error``: it is.
+    """
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise error(
+            "The disk is full; what is finished is safe.",
+            where=str(folder),
+            fix="free some space, then go on with --resume",
         ) from problem

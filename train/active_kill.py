@@ -36,6 +36,15 @@ from atomml.active.journal import JOURNAL, is_running, read_journal
 from atomml.active.labels import CACHE
 
 CONSOLE = Console()
+MODEL = {
+    "kind": "tdn",
+    "lmax": 1,
+    "channels": 4,
+    "layers": 1,
+    "cutoff": 3.5,
+    "radial_hidden": [8],
+    "heads": 4,
+}
 ORACLE = '''
 """EMT that writes a line when a calculation is complete."""
 
@@ -70,23 +79,19 @@ def copper(n: int, seed: int, shake: float) -> list[Any]:
     return frames
 
 
+def write_inputs(folder: Path) -> None:
+    """Labelled frames to begin with and to test on, and a crystal to explore from."""
+    write(folder / "train.extxyz", copper(44, 0, 0.03))
+    write(folder / "test.extxyz", copper(6, 1, 0.1))
+    write(folder / "cu.cif", bulk("Cu", cubic=True, a=3.6))
+
+
 def prepare(work: Path, rounds: int) -> dict[str, Any]:
     """The files of the loops, and their configuration without run_dir."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    write(work / "train.extxyz", copper(44, 0, 0.03))
-    write(work / "test.extxyz", copper(6, 1, 0.1))
-    write(work / "cu.cif", bulk("Cu", cubic=True, a=3.6))
+    write_inputs(work)
     (work / "oracle.py").write_text(ORACLE, encoding="utf-8")
-    model = {
-        "kind": "tdn",
-        "lmax": 1,
-        "channels": 4,
-        "layers": 1,
-        "cutoff": 3.5,
-        "radial_hidden": [8],
-        "heads": 4,
-    }
     return {
         "seed": 1,
         "start": {
@@ -104,7 +109,7 @@ def prepare(work: Path, rounds: int) -> dict[str, Any]:
         "select": {"n": 6, "diversity": 1.5},
         "learn": {
             "training": {
-                "model": model,
+                "model": MODEL,
                 "batch": {"batch_size": 6},
                 "max_steps": 40,
                 "checkpoint_steps": 5,

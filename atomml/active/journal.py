@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import os
-import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 from atomml.errors import ConfigError, DataError
+from atomml.records import append_line, is_locked, line_of, lock_file, record_of
 
 __all__ = ["JOURNAL", "Journal", "Record", "is_running", "read_journal"]
 
 JOURNAL, LOCK = "journal.jsonl", ".lock"
 VERSION = 1
-TRIES, PAUSE = 5, 0.05  # of taking the lock, s
 Record = dict[str, Any]
 """``number``, ``round``, ``step``, ``facts`` that an equal run has too, and ``timing``, which differs."""
 
@@ -27,9 +21,8 @@ Record = dict[str, Any]
 class Journal:
     """Append-only records in ``folder/journal.jsonl``; only one process can have it open.
 
-    Each line holds a record and a checksum of it, and is flushed to the disk before `append` returns. A last line
-    that is not whole, which a kill or a full disk leaves, is cut off at opening (`cut` bytes); damage anywhere else
-    is an error.
+    Lines are those of `atomml.records`. A last line that is not whole, which a kill or a full disk leaves, is cut off
+    at opening (`cut` bytes); damage anywhere else is an error.
 
     Args:
         folder: made if absent.
@@ -44,11 +37,10 @@ class Journal:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder / LOCK)
-            self.records, size = _parse(self.path)
-            self._file: IO[bytes] = self.path.open("ab")
-            self.cut = self.path.stat().st_size - size
-            if self.cut:
-                self._file.truncate(size)
+            self.records, self._size = _parse(self.path)
+            self._file = self.path.open("ab", buffering=0)
+            self.cut = self.path.stat().st_size - self._size
+            self._file.truncate(self._size)
         except OSError as error:
             raise _unwritable(folder, error) from error
 
@@ -74,17 +66,13 @@ class Journal:
             DataError: it cannot be written; the journal is as it was before.
         """
         record = {"number": len(self.records), "version": VERSION, "round": round_, "step": step}
-        record |= {"facts": dict(facts), "timing": dict(timing or {})}
-        record = json.loads(_canonical(record))  # exactly what a later reader gets
-        size = self.path.stat().st_size
+        line = line_of(record | {"facts": dict(facts), "timing": dict(timing or {})})
         try:
-            self._file.write(_line(record))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            append_line(self._file, line, self._size)
         except OSError as error:
-            with suppress(OSError):
-                self._file.truncate(size)
             raise _unwritable(self.path, error) from error
+        self._size += len(line)
+        record = record_of(line) or {}  # exactly what a later reader gets
         self.records.append(record)
         return record
 
@@ -114,14 +102,7 @@ def read_journal(folder: Path) -> list[Record]:
 
 def is_running(folder: Path) -> bool:
     """Whether a process has the journal open."""
-    try:
-        with (folder / LOCK).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return is_locked(folder / LOCK)
 
 
 def _parse(path: Path) -> tuple[list[Record], int]:
@@ -131,7 +112,7 @@ def _parse(path: Path) -> tuple[list[Record], int]:
     size = 0
     lines = content.splitlines(keepends=True)
     for number, line in enumerate(lines):
-        record = _record(line)
+        record = record_of(line)
         if record is None or record["number"] != number:
             if number == len(lines) - 1:
                 break
@@ -151,45 +132,15 @@ def _parse(path: Path) -> tuple[list[Record], int]:
     return records, size
 
 
-def _line(record: Record) -> bytes:
-    text = _canonical(record)
-    return f'{{"check": "{_check(text)}", "record": {text}}}\n'.encode()
-
-
-def _record(line: bytes) -> Record | None:
-    """The record of a line; None if the line is not whole."""
+def _locked(path: Path) -> BinaryIO:
     try:
-        outer = json.loads(line)
-        record = outer["record"]
-        whole = line.endswith(b"\n") and outer["check"] == _check(_canonical(record))
-    except (ValueError, KeyError, TypeError):
-        return None
-    return record if whole else None
-
-
-def _canonical(record: Record) -> str:
-    return json.dumps(record, sort_keys=True, ensure_ascii=False)
-
-
-def _check(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _locked(path: Path) -> IO[bytes]:
-    """The open lock file; the lock ends with the process, however that ends."""
-    file = path.open("ab")
-    for _ in range(TRIES):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except BlockingIOError:  # perhaps only `is_running`, for a moment
-            time.sleep(PAUSE)
-    file.close()
-    raise ConfigError(
-        "Another process is at work in this folder.",
-        where=str(path.parent),
-        fix="wait for it or stop it; `atomml active status` shows what it does",
-    )
+        return lock_file(path)
+    except BlockingIOError:
+        raise ConfigError(
+            "Another process is at work in this folder.",
+            where=str(path.parent),
+            fix="wait for it or stop it; `atomml active status` shows what it does",
+        ) from None
 
 
 def _unwritable(path: Path, error: OSError) -> DataError:

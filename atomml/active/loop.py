@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,8 @@ from atomml.active.select import select
 from atomml.active.settings import agree
 from atomml.active.stop import stop_at_gate, stop_before_round
 from atomml.active.work import Run
-from atomml.errors import ConfigError, DataError
+from atomml.errors import ConfigError
+from atomml.files import full_disk
 from atomml.labelling.cache import LabelCache
 
 __all__ = ["run_active"]
@@ -60,7 +59,7 @@ def run_active(
     """
     folder = Path(config.run_dir).expanduser().resolve()
     _refuse_used(folder, resume=resume)
-    with _full_disk(folder), Journal(folder) as journal:
+    with full_disk(folder), Journal(folder) as journal:
         run = Run(config, folder, journal, say, progress)
         if journal.cut:
             say(f"The last line of the journal was not whole and was cut off ({journal.cut} bytes).")
@@ -171,22 +170,3 @@ def _refuse_used(folder: Path, *, resume: bool) -> None:
         raise ConfigError(
             "The run folder has files of something else.", where=str(folder), fix="choose another run_dir"
         )
-
-
-@contextmanager
-def _full_disk(folder: Path) -> Iterator[None]:
-    """Say what to do when the disk is full inside the block.
-
-    Raises:
-        DataError: it is.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DataError(
-            "The disk is full; what is finished is safe.",
-            where=str(folder),
-            fix="free some space, then go on with --resume",
-        ) from error

@@ -15,10 +15,8 @@ from atomml.datasets.farthest import farthest_points
 from atomml.datasets.store import FrameStore, concatenate
 from atomml.shapes import Float64, ndarray
 from atomml.simulate.sampling.fingerprint import radial_fingerprint
-from atomml.training.acquisition import member_predictions, summed_features
+from atomml.training.acquisition import member_predictions, summed_features, with_noise
 from atomml.uncertainty.acquisition import (
-    AcquisitionSettings,
-    NoiseFloor,
     PoolFeatures,
     Selection,
     acquire,
@@ -84,7 +82,7 @@ def choose(
     if method == "random":
         nothing = PoolFeatures(pool=np.zeros((len(frames), 1)), labelled=np.zeros((0, 1)))
         return acquire("random", n, features=nothing, rng=rng)
-    settings = _with_noise(config.settings, potential)
+    settings = with_noise(config.settings, potential)
     predictions = member_predictions(potential, frames) if method in OF_MEMBERS else None
     features = None
     spread = config.diversity > 1 and method not in BATCH
@@ -114,14 +112,3 @@ def _different(best: Selection, features: PoolFeatures | None, n: int) -> Select
 def _fingerprints(frames: FrameStore) -> Float64[ndarray, "frames features"]:
     elements = np.array(frames.elements())
     return np.stack([radial_fingerprint(frames.frame(k), elements, 6.0) for k in range(len(frames))])
-
-
-def _with_noise(settings: AcquisitionSettings, potential: Any) -> AcquisitionSettings:
-    """For members without noise heads: their own errors on the calibration frames, unless noise is given."""
-    errors = potential.metadata.get("metrics", {}).get("valid", {})
-    if settings.noise is not None or "aleatoric" in potential.parts or "forces_rmse" not in errors:
-        return settings
-    floor = NoiseFloor(
-        energy_std_per_atom=errors.get("energy_per_atom_rmse", 0.0), force_std=errors["forces_rmse"]
-    )
-    return settings.model_copy(update={"noise": floor})

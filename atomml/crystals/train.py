@@ -19,7 +19,8 @@ from atomml.crystals.model import CrystalModel
 from atomml.crystals.model_file import crystal_model_of, model_facts, save_crystal_model
 from atomml.crystals.properties import property_scales
 from atomml.crystals.task import TERMS, CrystalTask
-from atomml.files import replace_file
+from atomml.errors import TrainingError
+from atomml.files import full_disk, replace_file
 from atomml.shapes import Tensor
 from atomml.training.checkpoint import CHECKPOINT, read_checkpoint
 from atomml.training.distributed import Ranks, distributed_from_env
@@ -27,7 +28,7 @@ from atomml.training.job import optimizer_for, provenance_of
 from atomml.training.logs import read_jsonl
 from atomml.training.loop import fit
 from atomml.training.report import markdown_table, save_figure
-from atomml.training.run_folder import full_disk, prepare_run_dir, settings_of, threads
+from atomml.training.run_folder import prepare_run_dir, settings_of, threads
 from atomml.training.start import resumed, started
 from atomml.training.state import Job, TrainState, training_facts
 
@@ -75,7 +76,11 @@ def train_crystals(
     """
     settings, base = settings_of(CrystalTrainConfig, config, overrides)
     run_dir = Path(settings.run_dir)
-    with threads(settings.threads), distributed_from_env(settings.device) as ranks, full_disk(run_dir):
+    with (
+        threads(settings.threads),
+        distributed_from_env(settings.device) as ranks,
+        full_disk(run_dir, error=TrainingError),
+    ):
         console = Console(stderr=True) if ranks.is_main and not quiet else None
         going_on = resume and (run_dir / CHECKPOINT).exists()
         if ranks.is_main and not going_on:

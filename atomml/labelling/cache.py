@@ -1,8 +1,7 @@
 """`LabelCache`: every label that was ever computed, in one append-only file that survives a kill at any moment.
 
-Each line of ``labels.jsonl`` is the first 16 hexadecimal digits of the SHA-256 of what follows, a space, and a
-JSON object: an outcome, or ``{"forget": "failures"}``. A line is flushed to the disk before `LabelCache.put`
-returns. The last line can be torn (a kill, a full disk); it is cut off when the file is opened.
+A record of ``labels.jsonl`` (see `atomml.records`) is an outcome, or ``{"forget": "failures"}``. It is on the disk
+before `LabelCache.put` returns. The last line can be torn (a kill, a full disk); opening the file cuts it off.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -25,6 +23,7 @@ from atomml.files import sync_folder
 from atomml.labelling.config import AnyLabelCalculator
 from atomml.labelling.identity import labeller_identity
 from atomml.labelling.outcome import LabelOutcome, outcome_from_json, outcome_to_json
+from atomml.records import append_line, line_of, lock_file, record_of
 from atomml.shapes import ndarray
 
 __all__ = ["TOTALS", "LabelCache", "electronic_state", "identity_digest", "label_key", "structure_key"]
@@ -32,7 +31,6 @@ __all__ = ["TOTALS", "LabelCache", "electronic_state", "identity_digest", "label
 NAME = "labels.jsonl"
 TOTALS = ("charge", "spin", "multiplicity")  # of the info of a structure
 RESOLUTION = 1e-8  # Å: what extended XYZ writes
-_HASH = 16  # hexadecimal digits before each record
 
 
 def label_key(atoms: Atoms, calculator: AnyLabelCalculator) -> str:
@@ -154,7 +152,7 @@ class LabelCache:
             return None
         place, size = self._places[key]
         try:
-            record = _checked(os.pread(self._file.fileno(), size, place))
+            record = record_of(os.pread(self._file.fileno(), size, place))
         except OSError as error:
             raise _refused(self.folder, error) from error
         if record is None:
@@ -181,17 +179,10 @@ class LabelCache:
         return count
 
     def _append(self, record: dict[str, Any]) -> None:
-        body = json.dumps(record).encode()
-        line = hashlib.sha256(body).hexdigest()[:_HASH].encode() + b" " + body + b"\n"
-        place, written = self._size, 0
+        line, place = line_of(record), self._size
         try:
-            self._file.truncate(place)  # what an earlier error left
-            while written < len(line):
-                written += self._file.write(line[written:])
-            os.fsync(self._file.fileno())
+            append_line(self._file, line, place)
         except OSError as error:
-            with suppress(OSError):
-                self._file.truncate(place)
             raise _refused(self.folder, error) from error
         self._size += len(line)
         self._note(record, place, len(line))
@@ -212,7 +203,7 @@ class LabelCache:
         damaged = 0
         with (self.folder / NAME).open("rb") as file:
             for line in file:
-                record = _checked(line)
+                record = record_of(line)
                 if record is not None:
                     self._note(record, self._size, len(line))
                 elif line.endswith(b"\n"):
@@ -229,27 +220,13 @@ class LabelCache:
             yield f"{damaged} damaged records were left out; their labels will be computed again"
 
 
-def _checked(line: bytes) -> dict[str, Any] | None:
-    """The record of a line; None if the line is torn or damaged."""
-    head, _, body = line.removesuffix(b"\n").partition(b" ")
-    whole = line.endswith(b"\n") and hashlib.sha256(body).hexdigest()[:_HASH].encode() == head
-    return json.loads(body) if whole else None
-
-
 def _locked(folder: Path) -> BinaryIO:
-    file = (folder / "lock").open("ab")
     try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # not on Windows
-        pass
+        return lock_file(folder / "lock")
     except BlockingIOError:
-        file.close()
         raise DataError(
             "Another process uses this label cache.", where=str(folder), fix="wait for it, or stop it"
         ) from None
-    return file
 
 
 def _refused(folder: Path, error: OSError) -> DataError:

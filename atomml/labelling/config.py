@@ -7,14 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from atomml.config import Config
-from atomml.simulate.sampling.calculators import (
-    AtommlCalculator,
-    ChgnetCalculator,
-    EmtCalculator,
-    ImportCalculator,
-    LennardJonesCalculator,
-    TbliteCalculator,
-)
+from atomml.simulate.sampling.calculators import AnyCalculator
 
 __all__ = [
     "AnyLabelCalculator",
@@ -122,18 +115,7 @@ class ProcessCalculator(Config):
     for the same command and version, and the program cannot see into it."""
 
 
-AnyLabelCalculator = (
-    AtommlCalculator
-    | ChgnetCalculator
-    | TbliteCalculator
-    | EmtCalculator
-    | LennardJonesCalculator
-    | ImportCalculator
-    | PyscfCalculator
-    | GpawCalculator
-    | Cp2kCalculator
-    | ProcessCalculator
-)
+AnyLabelCalculator = AnyCalculator | PyscfCalculator | GpawCalculator | Cp2kCalculator | ProcessCalculator
 LabelCalculatorConfig = Annotated[AnyLabelCalculator, Field(discriminator="kind")]
 
 

@@ -46,4 +46,5 @@ class ZBL(nn.Module):
         phi = torch.stack([c * torch.exp(-d * x) for c, d in COEFFICIENTS]).sum(0)
         end = torch.clamp(self.reach * (self.radius[i] + self.radius[j]), max=self.cutoff)
         pair = COULOMB * zi * zj / r * phi * polynomial_envelope(r / end, 1.0)
-        return pair.new_zeros(len(species)).index_add(0, index.center, 0.5 * pair)
+        # not new_zeros, whose length a recording would keep
+        return torch.zeros_like(species, dtype=pair.dtype).index_add(0, index.center, 0.5 * pair)

@@ -22,10 +22,8 @@ from atomml.kernels.reference import group_of_rank
 from atomml.nn.cg_convolution import CGConvolution
 from atomml.nn.covariance import bounded
 from atomml.nn.cp_product import CPConvolution, SelfProduct
-from atomml.nn.cutoff import polynomial_envelope
 from atomml.nn.linear import DegreeLinear
 from atomml.nn.noise import NoiseHeads
-from atomml.nn.repulsion import BOHR, COEFFICIENTS, COULOMB, ZBL
 from atomml.potentials.body import BodyOutput
 from atomml.potentials.compiled import CompiledPotential
 from atomml.potentials.config import RACEConfig, TDNConfig
@@ -198,28 +196,6 @@ class _SpeciesLinear(nn.Module):
         return torch.cat(mixed)[torch.argsort(torch.cat(atoms))]
 
 
-class _ZBL(nn.Module):
-    """`ZBL` with the number of atoms as a variable."""
-
-    z: Tensor
-    radius: Tensor
-
-    def __init__(self, source: ZBL) -> None:
-        super().__init__()
-        self.cutoff, self.reach = source.cutoff, source.reach
-        self.register_buffer("z", source.z.clone())
-        self.register_buffer("radius", source.radius.clone())
-
-    def forward(self, r: Tensor, species: Tensor, index: EdgeIndex) -> Tensor:
-        i, j = species[index.center], species[index.neighbor]
-        zi, zj = self.z[i], self.z[j]
-        x = r * (zi**0.23 + zj**0.23) / (0.8854 * BOHR)
-        phi = torch.stack([c * torch.exp(-d * x) for c, d in COEFFICIENTS]).sum(0)
-        end = torch.clamp(self.reach * (self.radius[i] + self.radius[j]), max=self.cutoff)
-        pair = COULOMB * zi * zj / r * phi * polynomial_envelope(r / end, 1.0)
-        return torch.zeros_like(species, dtype=pair.dtype).index_add(0, index.center, 0.5 * pair)
-
-
 def _replaced(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """``module`` with those of its parts replaced that cannot be recorded; the others stay the same objects."""
     if isinstance(module, CPConvolution):
@@ -230,8 +206,6 @@ def _replaced(module: nn.Module, dtype: torch.dtype) -> nn.Module:
         return _CGConvolution(module, dtype)
     if isinstance(module, DegreeLinear) and module.n_species is not None:
         return _SpeciesLinear(module)
-    if isinstance(module, ZBL):
-        return _ZBL(module)
     for name, child in module.named_children():
         module.add_module(name, _replaced(child, dtype))
     return module

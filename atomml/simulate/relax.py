@@ -102,11 +102,7 @@ def relax(
     Raises:
         DataError: no structures, or an impossible limit.
     """
-    given = [structures] if isinstance(structures, Atoms) else list(structures)
-    if not given:
-        raise DataError("There is no structure to relax.", fix="check the file")
-    if not fmax > 0 or steps < 0:
-        raise DataError(f"fmax must be positive and steps not negative, not {fmax!r} and {steps!r}.")
+    given = structures_to_relax(structures, fmax, steps)
     calculator = potential if isinstance(potential, Calculator) else Calculator(potential)
     results = []
     with progress_bar(len(given), "relaxation", show=progress) as advance:
@@ -114,6 +110,20 @@ def relax(
             results.append(_relax_one(index, atoms, calculator, fmax, steps, cell, optimizer))
             advance(1)
     return results
+
+
+def structures_to_relax(structures: Atoms | Sequence[Atoms], fmax: float, steps: int) -> list[Atoms]:
+    """The structures, one too.
+
+    Raises:
+        DataError: no structures, or an impossible limit.
+    """
+    given = [structures] if isinstance(structures, Atoms) else list(structures)
+    if not given:
+        raise DataError("There is no structure to relax.", fix="check the file")
+    if not fmax > 0 or steps < 0:
+        raise DataError(f"fmax must be positive and steps not negative, not {fmax!r} and {steps!r}.")
+    return given
 
 
 def _relax_one(

@@ -13,10 +13,10 @@ from atomml.errors import UnsupportedError
 from atomml.potentials import Potential
 from atomml.shapes import Float64, ndarray
 from atomml.training.batches import greedy_batches, join
-from atomml.uncertainty.acquisition import MemberPredictions
+from atomml.uncertainty.acquisition import AcquisitionSettings, MemberPredictions, NoiseFloor
 from atomml.uncertainty.bayesian import BayesianPotential
 
-__all__ = ["has_members", "member_predictions", "summed_features"]
+__all__ = ["has_members", "member_predictions", "summed_features", "with_noise"]
 
 
 def has_members(model: Any) -> bool:
@@ -71,6 +71,18 @@ def summed_features(
         total = features.new_zeros((batch.num_graphs, features.shape[1])).index_add(0, batch.batch, features)
         parts.append(total.cpu().numpy())
     return np.concatenate(parts) / np.asarray(store.n_atoms)[:, None]
+
+
+def with_noise(settings: AcquisitionSettings, model: Any) -> AcquisitionSettings:
+    """For members without noise heads: the noise is their errors on the validation frames, unless it is given."""
+    aleatoric = has_members(model) and "aleatoric" in model.parts
+    errors = model.metadata.get("metrics", {}).get("valid", {})
+    if settings.noise is not None or aleatoric or "forces_rmse" not in errors:
+        return settings
+    floor = NoiseFloor(
+        energy_std_per_atom=errors.get("energy_per_atom_rmse", 0.0), force_std=errors["forces_rmse"]
+    )
+    return settings.model_copy(update={"noise": floor})
 
 
 def _batches(store: FrameStore, model: Any, max_atoms: int) -> Iterator[Any]:

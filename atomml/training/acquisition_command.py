@@ -19,16 +19,14 @@ from atomml.errors import ConfigError, DataError
 from atomml.files import write_atomically
 from atomml.potentials.model_file import read_model
 from atomml.shapes import Int64, ndarray
-from atomml.training.acquisition import has_members, member_predictions, summed_features
+from atomml.training.acquisition import member_predictions, summed_features, with_noise
 from atomml.uncertainty.acquisition import (
     METHODS,
     AcquisitionSettings,
-    NoiseFloor,
     PoolFeatures,
     Selection,
     acquire,
 )
-from atomml.uncertainty.bayesian import BayesianPotential
 from atomml.uncertainty.model_file import FRAMES, load_model
 
 __all__ = ["AcquireOptions", "acquire_files"]
@@ -113,7 +111,7 @@ def acquire_files(
             predictions=predictions,
             features=features,
             rng=np.random.default_rng(options.seed),
-            settings=_with_noise(options.settings, potential),
+            settings=with_noise(options.settings, potential),
         )
     found = found._replace(rows=rows[found.rows], notes=(*notes, *found.notes))
     write(out, [store[int(row)] for row in found.rows], format="extxyz" if out.suffix == ".xyz" else None)
@@ -157,18 +155,6 @@ def _features(potential: Any, frames: FrameStore, options: AcquireOptions) -> Po
     labelled = load_frames(list(options.labelled))
     each = [summed_features(potential, part, max_atoms=options.max_atoms) for part in (frames, labelled)]
     return PoolFeatures(pool=each[0], labelled=each[1])
-
-
-def _with_noise(settings: AcquisitionSettings, potential: Any) -> AcquisitionSettings:
-    """For a committee without noise heads: its own errors on the validation frames, unless noise is given."""
-    aleatoric = has_members(potential) and "aleatoric" in cast(BayesianPotential, potential).parts
-    errors = potential.metadata.get("metrics", {}).get("valid", {})
-    if settings.noise is not None or aleatoric or "forces_rmse" not in errors:
-        return settings
-    floor = NoiseFloor(
-        energy_std_per_atom=errors.get("energy_per_atom_rmse", 0.0), force_std=errors["forces_rmse"]
-    )
-    return settings.model_copy(update={"noise": floor})
 
 
 def _show(found: Selection, store: FrameStore, console: Console) -> None:

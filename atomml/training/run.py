@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 
 from atomml.datasets import ReferenceEnergies
-from atomml.errors import ConfigError
-from atomml.files import replace_file
+from atomml.errors import ConfigError, TrainingError
+from atomml.files import full_disk, replace_file
 from atomml.potentials import Potential, build_potential
 from atomml.potentials.build import with_constants
 from atomml.training.checkpoint import CHECKPOINT
@@ -26,7 +26,7 @@ from atomml.training.loop import fit
 from atomml.training.members import MEMBERS, assemble, is_finished, member_configs
 from atomml.training.mixture import mixture_table
 from atomml.training.resume import saved_alignment, saved_constants
-from atomml.training.run_folder import full_disk, prepare_run_dir, settings_of, threads
+from atomml.training.run_folder import prepare_run_dir, settings_of, threads
 from atomml.training.start import resumed, save_splits, started
 from atomml.training.swag import SWAG
 from atomml.uncertainty.bayesian import BayesianPotential
@@ -157,7 +157,11 @@ def run(
             config, build, base=base, resume=resume, overwrite=overwrite, quiet=quiet, origin=origin
         )
     run_dir = Path(config.run_dir)
-    with threads(config.threads), distributed_from_env(config.device) as ranks, full_disk(run_dir):
+    with (
+        threads(config.threads),
+        distributed_from_env(config.device) as ranks,
+        full_disk(run_dir, error=TrainingError),
+    ):
         console = Console(stderr=True) if ranks.is_main and not quiet else None
         say: Say = _silent if console is None else lambda item: console.print(item, highlight=False)
         if (run_dir / MEMBERS).exists() and not overwrite:

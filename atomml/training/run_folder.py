@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,10 +11,10 @@ from typing import Any, TypeVar
 import torch
 
 from atomml.config import load_config, parse_config, set_by_path
-from atomml.errors import ConfigError, TrainingError
+from atomml.errors import ConfigError
 from atomml.training.loop_config import LoopConfig
 
-__all__ = ["full_disk", "prepare_run_dir", "settings_of", "threads"]
+__all__ = ["prepare_run_dir", "settings_of", "threads"]
 
 C = TypeVar("C", bound=LoopConfig)
 
@@ -70,22 +69,3 @@ def threads(number: int | None) -> Iterator[None]:
     finally:
         if number is not None:
             torch.set_num_threads(before)
-
-
-@contextmanager
-def full_disk(run_dir: Path) -> Iterator[None]:
-    """Say what to do when the disk is full inside the block.
-
-    Raises:
-        TrainingError: it is.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise TrainingError(
-            "The disk is full; the last checkpoint is intact.",
-            where=str(run_dir),
-            fix="free some space, then go on with --resume",
-        ) from error

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-import numpy as np
 import yaml
-from ase.build import bulk
 from ase.calculators.emt import EMT
-from ase.io import write
 
 from atomml.active.config import load_active_config
 from atomml.active.journal import read_journal
 from atomml.active.loop import run_active
 from atomml.labelling.attempt import attempt
 from atomml.labelling.children import Children
+from tests.conftest import ROOT
 from tests.training.helpers import draw_nothing
 
-MODEL = {
-    "kind": "tdn", "lmax": 1, "channels": 4, "layers": 1, "cutoff": 3.5, "radial_hidden": [8], "heads": 4
-}  # fmt: skip
+_spec = spec_from_file_location("active_kill", ROOT / "train" / "active_kill.py")
+_script = module_from_spec(_spec)
+_spec.loader.exec_module(_script)
+MODEL, copper, write_inputs = _script.MODEL, _script.copper, _script.write_inputs
 
 
 class CountedEMT(EMT):
@@ -58,23 +58,6 @@ def counted_emt(**arguments):
 def completed_calls(counts):
     """How often the oracle completed each structure."""
     return Counter(Path(counts).read_text().splitlines()) if Path(counts).exists() else Counter()
-
-
-def copper(n, seed, shake):
-    rng, frames = np.random.default_rng(seed), []
-    for _ in range(n):
-        atoms = bulk("Cu", cubic=True, a=3.6 * (1 + rng.uniform(-0.03, 0.03)))
-        atoms.positions += rng.normal(scale=shake, size=atoms.positions.shape)
-        atoms.calc = EMT()
-        atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress()
-        frames.append(atoms)
-    return frames
-
-
-def write_inputs(folder):
-    write(folder / "train.extxyz", copper(44, 0, 0.03))
-    write(folder / "test.extxyz", copper(6, 1, 0.1))
-    write(folder / "cu.cif", bulk("Cu", cubic=True, a=3.6))
 
 
 def light(monkeypatch):

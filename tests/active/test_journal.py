@@ -102,6 +102,8 @@ def test_a_folder_without_one_is_named(tmp_path):
         read_journal(tmp_path)
 
 
-def test_every_line_is_json_with_a_checksum(tmp_path):
+def test_every_line_is_a_checksum_and_json(tmp_path):
     for line in filled(tmp_path).read_text(encoding="utf-8").splitlines():
-        assert json.loads(line).keys() == {"check", "record"}
+        check, _, body = line.partition(" ")
+        assert len(check) == 16
+        assert json.loads(body).keys() == {"number", "version", "round", "step", "facts", "timing"}

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 
 import pytest
 from ase.calculators.emt import EMT
@@ -14,7 +13,7 @@ from atomml.active.labels import CACHE
 from atomml.active.status import status
 from atomml.cli.main import app
 from tests.active.helpers import completed_calls, facts, written
-from tests.training.helpers import KILLED, in_child
+from tests.training.helpers import KILLED, in_child, kill_on_call
 
 
 def command(folder):
@@ -30,15 +29,7 @@ def killed_at(folder, module, name, number):
     """Run the command in a process that dies at this call of a function, before it has any effect."""
 
     def die():
-        original, calls = getattr(module, name), []
-
-        def deadly(*args, **kwargs):
-            calls.append(1)
-            if len(calls) == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args, **kwargs)
-
-        setattr(module, name, deadly)
+        kill_on_call(module, name, number)
         command(folder)
 
     return in_child(die)

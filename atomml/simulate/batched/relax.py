@@ -29,6 +29,7 @@ from atomml.simulate.relax import (
     refuse_unrelaxable,
     relax,
     relax_result,
+    structures_to_relax,
 )
 
 __all__ = ["relax_batched"]
@@ -81,12 +82,9 @@ def relax_batched(
     Raises:
         DataError: no structures, or an impossible limit.
     """
-    given = [structures] if isinstance(structures, Atoms) else list(structures)
-    if not given:
-        raise DataError("There is no structure to relax.", fix="check the file")
-    if not fmax > 0 or steps < 0 or max_atoms < 1:
-        numbers = f"{fmax!r}, {max_atoms!r} and {steps!r}"
-        raise DataError(f"fmax and max_atoms must be positive and steps not negative, not {numbers}.")
+    given = structures_to_relax(structures, fmax, steps)
+    if max_atoms < 1:
+        raise DataError(f"max_atoms must be positive, not {max_atoms!r}.")
     calculator = potential if isinstance(potential, Calculator) else Calculator(potential)
     together = {k: atoms for k, atoms in enumerate(given) if can_be_batched(atoms)}
     results = dict[int, RelaxResult]()

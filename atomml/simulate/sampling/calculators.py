@@ -20,6 +20,7 @@ from atomml.config import Config
 from atomml.errors import ConfigError, DataError
 
 __all__ = [
+    "AnyCalculator",
     "AtommlCalculator",
     "CalculatorConfig",
     "ChgnetCalculator",
@@ -103,15 +104,6 @@ class ImportCalculator(Config):
     only for the same calculator, and the program cannot see into your code."""
 
 
-CalculatorConfig = Annotated[
-    AtommlCalculator
-    | ChgnetCalculator
-    | TbliteCalculator
-    | EmtCalculator
-    | LennardJonesCalculator
-    | ImportCalculator,
-    Field(discriminator="kind"),
-]
 AnyCalculator = (
     AtommlCalculator
     | ChgnetCalculator
@@ -120,6 +112,7 @@ AnyCalculator = (
     | LennardJonesCalculator
     | ImportCalculator
 )
+CalculatorConfig = Annotated[AnyCalculator, Field(discriminator="kind")]
 
 
 def located(config: AnyCalculator, base: Path) -> AnyCalculator:
@@ -235,7 +228,9 @@ def calculator_identity(config: AnyCalculator) -> dict[str, Any]:
 
 
 def _model_hash(model: str) -> str:
-    path = Path(__file__).parents[2] / "assets" / "demo.safetensors" if model == "demo" else Path(model)
+    from atomml.potentials.model_file import find_model
+
+    path = find_model(model)
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
