@@ -10,13 +10,13 @@ import numpy as np
 from atomml.active.config import ActiveConfig
 from atomml.active.labels import calibration_rows
 from atomml.active.work import Facts, Run, fingerprint_of_model, saved
+from atomml.calculators import EmtCalculator
 from atomml.datasets import frame_fingerprints, load_frames
 from atomml.datasets.frame import Frame
 from atomml.datasets.packing import pack_frames
 from atomml.datasets.store import FrameStore
 from atomml.errors import ConfigError, DataError
 from atomml.potentials.model_file import find_model
-from atomml.simulate.sampling.calculators import EmtCalculator
 from atomml.simulate.sampling.config import SampleConfig
 from atomml.simulate.sampling.structures import make_starts
 from atomml.uncertainty.bayesian import BayesianPotential

@@ -15,6 +15,12 @@ from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import all_changes
 from pydantic import ValidationError
 
+from atomml.calculators import (
+    AtommlCalculator,
+    ChgnetCalculator,
+    calculator_identity,
+    make_calculator,
+)
 from atomml.crystals.evaluate.equality import structure_of
 from atomml.crystals.evaluate.matching import PREDICTION
 from atomml.crystals.outputs.cif import write_cifs
@@ -27,12 +33,6 @@ from atomml.simulate.batched import relax_batched
 from atomml.simulate.calculator import Calculator, refuse_nan
 from atomml.simulate.progress import progress_bar
 from atomml.simulate.relax import RelaxResult, relax
-from atomml.simulate.sampling.calculators import (
-    AtommlCalculator,
-    ChgnetCalculator,
-    calculator_identity,
-    make_calculator,
-)
 
 __all__ = ["Relaxed", "relax_crystals", "relax_folder"]
 

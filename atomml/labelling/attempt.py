@@ -14,6 +14,7 @@ from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import PropertyNotImplementedError, SCFError
 from pydantic import TypeAdapter
 
+from atomml.calculators import make_calculator
 from atomml.errors import AtommlError, UnsupportedError
 from atomml.labelling.answers import LabelFailureError, Labels, finite
 from atomml.labelling.config import (
@@ -26,7 +27,6 @@ from atomml.labelling.config import (
 )
 from atomml.labelling.outcome import Failure
 from atomml.labelling.task import atoms_of
-from atomml.simulate.sampling.calculators import make_calculator
 
 __all__ = ["attempt"]
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from atomml.calculators import AnyCalculator
 from atomml.config import Config
-from atomml.simulate.sampling.calculators import AnyCalculator
 
 __all__ = [
     "AnyLabelCalculator",

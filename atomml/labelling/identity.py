@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from atomml.calculators import calculator_identity, calculator_name, located
 from atomml.labelling.config import (
     AnyLabelCalculator,
     Cp2kCalculator,
@@ -14,7 +15,6 @@ from atomml.labelling.config import (
     ProcessCalculator,
     PyscfCalculator,
 )
-from atomml.simulate.sampling.calculators import calculator_identity, calculator_name, located
 
 __all__ = ["labeller_identity", "labeller_name", "located_labeller"]
 

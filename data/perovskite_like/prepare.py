@@ -30,10 +30,10 @@ from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
 from spglib import get_symmetry_dataset
 
+from atomml.calculators import ChgnetCalculator, calculator_name, make_calculator
 from atomml.datasets.lattice import shortest_distance
 from atomml.files import replace_file
 from atomml.simulate.progress import progress_bar
-from atomml.simulate.sampling.calculators import ChgnetCalculator, calculator_name, make_calculator
 from atomml.training.logs import append_jsonl, read_jsonl
 
 MODEL = ChgnetCalculator(model="r2scan")

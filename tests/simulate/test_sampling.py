@@ -15,11 +15,11 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 
 import atomml
+from atomml.calculators import calculator_identity, calculator_name, make_calculator
 from atomml.datasets.statistics import stress_sign_test
 from atomml.errors import ConfigError, DataError, ModelFileError, SimulationError, UnsupportedError
 from atomml.simulate.sampling import figure as sampling_figure
 from atomml.simulate.sampling import units as sampling_units
-from atomml.simulate.sampling.calculators import calculator_identity, calculator_name, make_calculator
 from atomml.simulate.sampling.config import SampleConfig
 from atomml.simulate.sampling.correlation import correlation_time
 from atomml.simulate.sampling.plan import plan_sampling

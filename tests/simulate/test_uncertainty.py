@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
 import atomml
+from atomml.calculators import AtommlCalculator, make_calculator
 from atomml.cli.main import app
 from atomml.errors import ConfigError, DataError, SimulationError, UnsupportedError
 from atomml.potentials import TDNConfig, build_potential
@@ -36,7 +37,6 @@ from atomml.simulate import (
 from atomml.simulate.deviations import MissingDeviationError, force_std_norm
 from atomml.simulate.md_guard import UncertaintyWarning
 from atomml.simulate.md_summary import summarise
-from atomml.simulate.sampling.calculators import AtommlCalculator, make_calculator
 from atomml.uncertainty.bayesian import BayesianPotential
 from atomml.uncertainty.calibration import Calibration, IsotonicMap, QuantityCalibration, Scale
 from atomml.uncertainty.model_file import head_posterior, save_model

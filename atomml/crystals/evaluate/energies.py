@@ -82,7 +82,7 @@ def _energy_function(potential: Any, device: str) -> EnergyFunction:
         return lambda atoms: (float(potential.get_potential_energy(atoms)), float("nan"))
     name, _, version = str(potential).partition(":")
     if name == "chgnet":
-        from atomml.simulate.sampling.calculators import ChgnetCalculator, make_calculator
+        from atomml.calculators import ChgnetCalculator, make_calculator
 
         settings = {"model": version or "0.3.0", "device": device}
         chgnet: Any = make_calculator(parse_config(ChgnetCalculator, settings, where=str(potential)))

@@ -16,17 +16,17 @@ from ase.optimize import FIRE, LBFGS
 from torch import nn
 
 from atomml._version import __version__
+from atomml.calculators import (
+    CalculatorConfig,
+    calculator_identity,
+    make_calculator,
+)
 from atomml.config import Config, parse_config
 from atomml.errors import AtommlError, DataError, SimulationError
 from atomml.potentials.compile import weights_sha256
 from atomml.shapes import Float64, ndarray
 from atomml.simulate.calculator import Calculator, has_volume
 from atomml.simulate.interface import PotentialLike
-from atomml.simulate.sampling.calculators import (
-    CalculatorConfig,
-    calculator_identity,
-    make_calculator,
-)
 
 __all__ = ["AnyModel", "Evaluated", "Model", "at_rest", "model_of", "refuse_without_volume", "residual"]
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from atomml.calculators import CalculatorConfig
 from atomml.config import Config
-from atomml.simulate.sampling.calculators import CalculatorConfig
 
 __all__ = [
     "CellConfig",

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from ase import Atoms
 
+from atomml.calculators import calculator_identity
 from atomml.datasets.frame import Frame
 from atomml.datasets.packing import pack_frames
 from atomml.datasets.store import FrameStore
 from atomml.simulate.md_config import default_timestep
-from atomml.simulate.sampling.calculators import calculator_identity
 from atomml.simulate.sampling.config import SampleConfig
 from atomml.simulate.sampling.dynamics import step_counts
 from atomml.simulate.sampling.select import Choice, Pool

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from atomml.calculators import calculator_name
 from atomml.datasets.store import FrameStore, label_summary
 from atomml.files import write_atomically
-from atomml.simulate.sampling.calculators import calculator_name
 from atomml.simulate.sampling.config import SampleConfig
 from atomml.simulate.sampling.plan import row_of
 from atomml.simulate.sampling.select import Choice, Pool

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 from ase.io.extxyz import write_extxyz
 
+from atomml.calculators import calculator_identity, calculator_name, located
 from atomml.config import load_config
 from atomml.datasets.packing import merge_skipped
 from atomml.datasets.store import UNITS, FrameStore
@@ -21,7 +22,6 @@ from atomml.datasets.store_writer import write_parts
 from atomml.errors import ConfigError, DataError
 from atomml.files import replace_file
 from atomml.simulate.progress import progress_bar
-from atomml.simulate.sampling.calculators import calculator_identity, calculator_name, located
 from atomml.simulate.sampling.config import SampleConfig
 from atomml.simulate.sampling.plan import label_units, plain, relax_units, run_units_of
 from atomml.simulate.sampling.report import write_report

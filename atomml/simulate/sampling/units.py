@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from atomml.calculators import AnyCalculator, calculator_name, make_calculator
 from atomml.datasets.frame import Frame, Skipped
 from atomml.datasets.packing import pack_frames
 from atomml.datasets.store import FrameStore
 from atomml.errors import ConfigError, SimulationError, UnsupportedError
 from atomml.processes import completed, worker_pool
-from atomml.simulate.sampling.calculators import AnyCalculator, calculator_name, make_calculator
 from atomml.simulate.sampling.config import DynamicsConfig, ExplosionConfig, RelaxConfig
 from atomml.simulate.sampling.dynamics import Outcome, frame_of_atoms, relax_start, run_trajectory
 from atomml.simulate.sampling.stress import stress_check
