@@ -1,7 +1,7 @@
 """CSPNet: all pairs of atoms of a crystal, with Fourier features of their distances around the circle.
 
 Source of the network: DiffCSP (arXiv 2309.04475), as CrysBFN uses it. Dense masked batches, the split of the first
-matrix of an edge into parts of nodes, crystal and pair, and the condition are our own.
+matrix of an edge into parts of nodes, crystal and pair, the condition, and distances of images are our own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch.nn.functional import linear, silu
 
 from atomml.crystals.circle import wrap
 from atomml.crystals.config import CSPNetConfig
+from atomml.crystals.images import Images, images_within
 from atomml.shapes import Bool, Float, Tensor
 
 __all__ = ["CSPNet", "NetworkInput", "NetworkOutput", "fourier_features"]
@@ -66,6 +67,10 @@ class CSPNet(nn.Module):
     e_ij = φ_e(LN h_i, LN h_j, vec(μ μᵀ), Fourier(m_j − m_i)),   h_i ← h_i + φ_h(LN h_i, mean_j e_ij)
     x̂_i = wrap(m_i + W_x LN h_i),   L̂ = (W_L mean_i LN h_i) μ,   logits_i = W_a LN h_i
 
+    With ``distances``, K functions g of the distances r_ijn between i and the images n of j, at displacements f_ijn
+    in units of the lattice vectors, see `images_within`: Σ_n g(r_ijn) enters φ_e beside the Fourier features, and
+    Σ_jn (W_r e_ij · g(r_ijn)) f_ijn of the last layer is added to x̂_i: atoms are drawn to a neighbour or pushed away.
+
     Coordinates move with any translation of m, L̂ with any rotation or mirror of μ (from the right), all with any
     permutation of the atoms.
 
@@ -80,11 +85,16 @@ class CSPNet(nn.Module):
         self.frequencies, self.time_channels = config.frequencies, config.time_channels
         self.embedding = nn.Linear(n_elements, hidden)
         self.first = nn.Linear(hidden + config.time_channels + 3, hidden)
-        self.layers = nn.ModuleList(CSPLayer(hidden, config.frequencies) for _ in range(config.layers))
+        self.distances = config.distances
+        features = 6 * config.frequencies + config.distances
+        self.layers = nn.ModuleList(CSPLayer(hidden, features) for _ in range(config.layers))
         self.norm = nn.LayerNorm(hidden)
         self.coordinates = nn.Linear(hidden, 3, bias=False)
         self.lattice = nn.Linear(hidden, 9, bias=False)
         self.types = nn.Linear(hidden, n_elements)
+        if config.distances:
+            self.pull = nn.Linear(hidden, config.distances, bias=False)
+            nn.init.zeros_(self.pull.weight)
 
     def forward(self, x: NetworkInput) -> NetworkOutput:
         """Expected crystals from beliefs."""
@@ -93,24 +103,39 @@ class CSPNet(nn.Module):
         h = self.first(torch.cat([self.embedding(x.types), time, x.feature], -1))
         if x.condition is not None:
             h = h + x.condition[:, None]
-        pair = fourier_features(x.mean[:, None] - x.mean[:, :, None], self.frequencies)
+        angle = x.mean[:, None] - x.mean[:, :, None]
+        pair = fourier_features(angle, self.frequencies)
+        images = self._images(angle, x) if self.distances else None
+        if images is not None:
+            pair = torch.cat([pair, _sum_over_images(images.radial, images, angle)], -1)
         metric = _product(x.lattice, x.lattice.transpose(1, 2)).flatten(1)
+        message = pair
         for layer in self.layers:
-            h = layer(h, metric, pair, x.mask)
+            h, message = layer(h, metric, pair, x.mask)
         h = self.norm(h)
+        shift = self.coordinates(h)
+        if images is not None:
+            pull = self.pull(message).flatten(0, 2)[images.pair].to(images.radial)
+            vectors = (pull * images.radial).sum(1, keepdim=True) * images.displacement
+            shift = shift + _sum_over_images(vectors, images, angle).sum(2)
         factor = self.lattice(_mean_over_atoms(h, x.mask)).unflatten(1, (3, 3))
-        return NetworkOutput(
-            wrap(x.mean + self.coordinates(h)), _product(factor.to(x.lattice), x.lattice), self.types(h)
-        )
+        return NetworkOutput(wrap(x.mean + shift), _product(factor.to(x.lattice), x.lattice), self.types(h))
+
+    def _images(self, angle: Float[Tensor, "crystals atoms atoms 3"], x: NetworkInput) -> Images:
+        """Of all pairs, numbered as in the dense batch; padding has none."""
+        both = x.mask[:, :, None] & x.mask[:, None]
+        with torch.autocast(x.lattice.device.type, enabled=False):
+            images = images_within(angle[both], x.lattice[both.nonzero()[:, 0]], self.distances)
+        return images._replace(pair=both.flatten().nonzero()[:, 0][images.pair])
 
 
 class CSPLayer(nn.Module):
     """One round of messages, see `CSPNet`; the first matrix of φ_e acts on atoms, crystals and pairs apart."""
 
-    def __init__(self, hidden: int, frequencies: int) -> None:
+    def __init__(self, hidden: int, features: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden)
-        self.sizes = [hidden, hidden, 9, 6 * frequencies]
+        self.sizes = [hidden, hidden, 9, features]
         self.edge_in = nn.Linear(sum(self.sizes), hidden)
         self.edge_out = nn.Linear(hidden, hidden)
         self.node_in = nn.Linear(2 * hidden, hidden)
@@ -120,17 +145,17 @@ class CSPLayer(nn.Module):
         self,
         h: Float[Tensor, "crystals atoms hidden"],
         metric: Float[Tensor, "crystals 9"],
-        pair: Float[Tensor, "crystals atoms atoms fourier"],
+        pair: Float[Tensor, "crystals atoms atoms features"],
         mask: Bool[Tensor, "crystals atoms"],
-    ) -> Float[Tensor, "crystals atoms hidden"]:
-        """New features of the atoms."""
+    ) -> tuple[Float[Tensor, "crystals atoms hidden"], Float[Tensor, "crystals atoms atoms hidden"]]:
+        """New features of the atoms, and the messages they came from."""
         normed = self.norm(h)
-        first, second, crystal, fourier = self.edge_in.weight.split(self.sizes, 1)
+        first, second, crystal, features = self.edge_in.weight.split(self.sizes, 1)
         atoms = linear(normed, first)[:, :, None] + linear(normed, second)[:, None]
         whole = linear(metric, crystal, self.edge_in.bias)[:, None, None]
-        message = silu(self.edge_out(silu(linear(pair, fourier) + atoms + whole)))
+        message = silu(self.edge_out(silu(linear(pair, features) + atoms + whole)))
         mean = torch.einsum("bj,bijh->bih", mask.to(message), message) / mask.sum(1)[:, None, None]
-        return h + silu(self.node_out(silu(self.node_in(torch.cat([normed, mean], -1)))))
+        return h + silu(self.node_out(silu(self.node_in(torch.cat([normed, mean], -1))))), message
 
 
 def fourier_features(angle: Float[Tensor, "*pairs 3"], frequencies: int) -> Float[Tensor, "*pairs fourier"]:
@@ -152,6 +177,14 @@ def _mean_over_atoms(
     h: Float[Tensor, "crystals atoms hidden"], mask: Bool[Tensor, "crystals atoms"]
 ) -> Float[Tensor, "crystals hidden"]:
     return (h * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+
+
+def _sum_over_images(
+    values: Float[Tensor, "images channels"], images: Images, angle: Float[Tensor, "crystals atoms atoms 3"]
+) -> Float[Tensor, "crystals atoms atoms channels"]:
+    shape = angle.shape[:3]
+    out = values.new_zeros(math.prod(shape), values.shape[1])
+    return out.index_add(0, images.pair, values).unflatten(0, shape)
 
 
 def _product(

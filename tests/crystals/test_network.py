@@ -14,10 +14,13 @@ SMALL = CSPNetConfig(hidden=16, layers=2, frequencies=4, time_channels=8)
 K = 3
 
 
-@pytest.fixture(name="net", scope="module")
-def _net():
+@pytest.fixture(name="net", scope="module", params=[0, 5], ids=["published", "distances"])
+def _net(request):
     torch.manual_seed(1)
-    return CSPNet(SMALL, K).double()
+    net = CSPNet(SMALL.model_copy(update={"distances": request.param}), K).double()
+    if request.param:
+        torch.nn.init.normal_(net.pull.weight)
+    return net
 
 
 def beliefs(count=4, width=5, *, sizes=(5, 3, 1, 4), seed=0):
@@ -94,7 +97,7 @@ def test_a_pair_is_what_one_matrix_makes_of_all_its_features(net):
     x, layer = beliefs(), net.layers[0]
     h = torch.randn((4, 5, SMALL.hidden), dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     metric = (x.lattice @ x.lattice.transpose(1, 2)).flatten(1)
-    pair = fourier_features(x.mean[:, None] - x.mean[:, :, None], SMALL.frequencies)
+    pair = torch.randn((4, 5, 5, layer.sizes[-1]), dtype=torch.float64)
     silu, normed = torch.nn.functional.silu, layer.norm(h)
     expected = h.clone()
     for b, n in enumerate(x.mask.sum(1).tolist()):
@@ -104,7 +107,7 @@ def test_a_pair_is_what_one_matrix_makes_of_all_its_features(net):
             )
             message = silu(layer.edge_out(silu(layer.edge_in(rows)))).mean(0)
             expected[b, i] += silu(layer.node_out(silu(layer.node_in(torch.cat([normed[b, i], message])))))
-    found = layer(h, metric, pair, x.mask)
+    found, _ = layer(h, metric, pair, x.mask)
     torch.testing.assert_close(found[x.mask], expected[x.mask], rtol=0, atol=1e-12)
 
 
@@ -114,6 +117,20 @@ def test_fourier_features_have_the_period_of_the_cell():
     assert features.shape == (1, 30)
     torch.testing.assert_close(features, fourier_features(angle + 2 * math.pi, 5), rtol=0, atol=1e-12)
     torch.testing.assert_close(features[0, 2], torch.sin(2 * angle[0, 0]))
+
+
+def test_distances_to_images_enter_and_draw_atoms():
+    torch.manual_seed(2)
+    net, x = CSPNet(SMALL.model_copy(update={"distances": 5}), K).double(), beliefs()
+    before, near = net(x), net.layers[0].edge_in.weight[:, -5:]
+    with torch.no_grad():
+        net.pull.weight.normal_()
+    drawn = net(x)
+    assert (drawn.angles - before.angles)[x.mask].abs().max() > 1e-3
+    torch.testing.assert_close(drawn.lattice, before.lattice)
+    with torch.no_grad():
+        near.zero_()
+    assert (net(x).lattice - before.lattice).abs().max() > 1e-4
 
 
 def test_a_condition_changes_what_is_expected(net):
