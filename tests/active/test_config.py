@@ -32,6 +32,7 @@ def test_a_small_configuration_is_accepted(tmp_path):
         ({"explore": [{"kind": "md", "steps": 5}]}, "record_every is larger"),
         ({"explore": [{"kind": "rattle", "displacement": [0.2, 0.1]}]}, "the smaller one first"),
         ({"explore": [{"kind": "crystals", "formulas": ["LiCl"], "chemical_system": "Li-Cl"}]}, "not both"),
+        ({"explore": [{"kind": "crystals", "z": 2}]}, "z needs formulas"),
         ({"gate": {"force_std_min": 2.0, "force_std_max": 1.0}}, "must be larger"),
         ({"select": {"settings": {"force_std_min": 0.1}}}, "belong into gate"),
         ({"learn": {"training": PLAIN}}, "select.method force_std needs a model with members"),

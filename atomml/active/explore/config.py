@@ -144,6 +144,8 @@ class CrystalsExplorer(Config):
     """Crystals, of each formula."""
     steps: PositiveInt = 100
     """Calls of the network for each."""
+    z: PositiveInt | None = None
+    """Formula units in the cell; null: as many as in the crystals that the model was trained on."""
     max_atoms: PositiveInt | None = None
     """Most atoms in the cell."""
     relax: Relaxation | None = None
@@ -153,6 +155,8 @@ class CrystalsExplorer(Config):
     def _one_wish(self) -> CrystalsExplorer:
         if self.formulas and self.chemical_system is not None:
             raise ValueError("give formulas or chemical_system, not both")
+        if self.z is not None and (not self.formulas or self.max_atoms is not None):
+            raise ValueError("z needs formulas, and says how many atoms: leave out max_atoms")
         return self
 
 

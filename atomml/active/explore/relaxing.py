@@ -67,6 +67,7 @@ class CrystalsUnit(Unit):
             seed=int(random_stream(self.seed, self.name).integers(2**31)),
             formula=self.formula,
             chemical_system=explorer.chemical_system,
+            z=explorer.z,
             max_atoms=explorer.max_atoms,
         )
         frames: list[Frame] = []

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
+from scipy.optimize import linprog
 
 from atomml.crystals.evaluate.energies import Energies
 from atomml.crystals.evaluate.inputs import load_crystals, skipped
 from atomml.errors import DataError
 
 __all__ = ["HullDistance", "Phase", "energies_above_hull", "read_phases"]
+
+
+INFEASIBLE = 2  # status of linprog
 
 
 class Phase(NamedTuple):
@@ -30,7 +34,8 @@ class HullDistance(NamedTuple):
 
     Attributes:
         value: None: unknown.
-        missing: elements of the crystal without a phase of their own in the reference.
+        missing: elements of the crystal without a phase of their own in the reference, when its phases do not add
+            up to the crystal.
         error: any other reason.
     """
 
@@ -44,9 +49,10 @@ def energies_above_hull(
 ) -> list[HullDistance]:
     """E − E_hull in eV/atom: how much the crystal could gain by decomposing into phases of the reference.
 
-    E_hull(x) = min Σ_p λ_p E_p over λ_p ≥ 0 with Σ_p λ_p x_p = x: pymatgen's PhaseDiagram of the phases within the
-    chemical system of the crystal, which itself is not among them, so that below the hull the value is negative.
-    Only crystals whose elements all have an elemental phase have a hull; others name the elements that lack one.
+    E_hull(x) = min Σ_p λ_p E_p over λ_p ≥ 0 with Σ_p λ_p x_p = x (HiGHS), with the phases p within the chemical
+    system of the crystal, which itself is not among them, so that below the hull the value is negative. Phases
+    need not be elements: LiF and LiCl are a hull of Li2FCl. A composition that they do not add up to names the
+    elements that lack an elemental phase.
 
     Args:
         formulas: of the crystals; None: unknown.
@@ -61,54 +67,45 @@ def energies_above_hull(
     found = [HullDistance(None, error=error or "no formula") for error in energies.errors]
     for k, formula in enumerate(formulas):
         if formula is not None and energies.errors[k] is None:
-            rows[frozenset(_elements(formula))].append(k)
+            rows[frozenset(_fractions(formula))].append(k)
     for system, members in rows.items():
-        entries = [entry for elements, group in lowest.items() if elements <= system for entry in group]
-        elemental = {entry.composition.chemical_system for entry in entries if entry.is_element}
-        missing = tuple(sorted(system - elemental))
-        hull = None if missing else _diagram(entries)
+        within = [phase for elements, group in lowest.items() if elements <= system for phase in group]
         for k in members:
-            formula, energy = str(formulas[k]), float(energies.per_atom[k])
-            found[k] = HullDistance(None, missing) if hull is None else _distance(hull, formula, energy)
+            hull, energy = _mixture(_fractions(str(formulas[k])), within), float(energies.per_atom[k])
+            found[k] = hull if hull.value is None else HullDistance(energy - hull.value)
     return found
 
 
-def _elements(formula: str) -> set[str]:
+def _fractions(formula: str) -> dict[str, float]:
+    """Atomic fractions x of a formula."""
     from pymatgen.core import Composition
 
-    return {element.symbol for element in Composition(formula)}
+    return {element.symbol: x for element, x in Composition(formula).fractional_composition.items()}
 
 
-def _lowest(phases: Iterable[Phase]) -> dict[frozenset[str], list[Any]]:
-    """The lowest phase of each reduced formula as a pymatgen entry, by its elements."""
-    from pymatgen.analysis.phase_diagram import PDEntry
-
-    best: dict[str, tuple[Any, float]] = {}
+def _lowest(phases: Iterable[Phase]) -> dict[frozenset[str], list[tuple[dict[str, float], float]]]:
+    """Fractions and energy of the lowest phase of each reduced formula, by its elements."""
+    best: dict[str, float] = {}
     for phase in phases:
-        composition = _composition(phase.formula, "phases of the reference")
-        name = composition.reduced_formula
-        if name not in best or phase.energy_per_atom < best[name][1]:
-            best[name] = composition, phase.energy_per_atom
-    groups: dict[frozenset[str], list[Any]] = defaultdict(list)
-    for composition, energy in best.values():
-        elements = frozenset(element.symbol for element in composition)
-        groups[elements].append(PDEntry(composition, energy * composition.num_atoms))
+        name = _composition(phase.formula, "phases of the reference").reduced_formula
+        best[name] = min(phase.energy_per_atom, best.get(name, np.inf))
+    groups: dict[frozenset[str], list[tuple[dict[str, float], float]]] = defaultdict(list)
+    for name, energy in best.items():
+        fractions = _fractions(name)
+        groups[frozenset(fractions)].append((fractions, energy))
     return groups
 
 
-def _diagram(entries: list[Any]) -> Any:
-    from pymatgen.analysis.phase_diagram import PhaseDiagram
-
-    return PhaseDiagram(entries)
-
-
-def _distance(hull: Any, formula: str, energy: float) -> HullDistance:
-    from pymatgen.core import Composition
-
-    try:
-        return HullDistance(energy - float(hull.get_hull_energy_per_atom(Composition(formula))))
-    except Exception as problem:  # numerical trouble in foreign code
-        return HullDistance(None, error=repr(problem))
+def _mixture(x: Mapping[str, float], phases: Sequence[tuple[dict[str, float], float]]) -> HullDistance:
+    """E_hull(x) as ``value``, or why there is none."""
+    lacking = tuple(sorted(set(x) - {next(iter(f)) for f, _ in phases if len(f) == 1}))
+    if not phases:
+        return HullDistance(None, lacking)
+    a = np.array([[fractions.get(element, 0.0) for fractions, _ in phases] for element in x])
+    found = linprog([energy for _, energy in phases], A_eq=a, b_eq=[*x.values()], method="highs")
+    if found.status == INFEASIBLE:
+        return HullDistance(None, lacking)
+    return HullDistance(float(found.fun)) if found.success else HullDistance(None, error=str(found.message))
 
 
 def read_phases(

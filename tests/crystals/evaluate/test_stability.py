@@ -65,6 +65,17 @@ def test_elements_without_a_reference_are_named_not_fatal():
     assert "stable_unique_novel" not in metrics
 
 
+def test_compounds_are_a_hull_of_what_they_add_up_to():
+    salts = [Phase("LiF", -5.0), Phase("LiCl", -4.0), Phase("Li2Cl2", -3.9), Phase("Li3FCl2", -4.4)]
+    found = energies_above_hull(
+        ["Li2FCl", "Li4FCl3", "Li2F", "LiF"], energies([-4.5, -4.0, -3.0, -4.9]), salts
+    )
+    # Li2FCl = Li3FCl2/2 + LiF/2: three and one of four atoms; Li4FCl3 = Li3FCl2 + LiCl: six and two of eight
+    expected = [(3 * 4.4 + 5.0) / 4 - 4.5, (6 * 4.4 + 2 * 4.0) / 8 - 4.0, 0.1]
+    assert [found[k].value for k in (0, 1, 3)] == pytest.approx(expected)
+    assert found[2] == HullDistance(None, ("F", "Li"))
+
+
 def test_shares_and_sun_count_what_is_known():
     distances = [HullDistance(v) for v in (0.0, -0.05, 0.08, 0.3, None)]
     e = energies([-1.0] * 5, std=[0.02, 0.02, 0.2, 0.25, 0.1])
