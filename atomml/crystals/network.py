@@ -1,7 +1,8 @@
 """CSPNet: all pairs of atoms of a crystal, with Fourier features of their distances around the circle.
 
 Source of the network: DiffCSP (arXiv 2309.04475), as CrysBFN uses it. Dense masked batches, the split of the first
-matrix of an edge into parts of nodes, crystal and pair, the condition, and distances of images are our own.
+matrix of an edge into parts of nodes, crystal and pair, the condition, moves after every layer and distances of
+images are our own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from atomml.shapes import Bool, Float, Tensor
 
 __all__ = ["CSPNet", "NetworkInput", "NetworkOutput", "fourier_features"]
 
+PULLS = 4
+"""Frequencies 1 … P of the moves along the distance of two atoms."""
 TIME_SCALE = 1000.0
 """Times 0 to 1 are embedded as positions 0 to 1000, whatever the number of steps."""
 
@@ -60,6 +63,20 @@ class NetworkOutput(NamedTuple):
     logits: Float[Tensor, "crystals atoms elements"]
 
 
+class Geometry(NamedTuple):
+    """Where atoms are to each other.
+
+    Attributes:
+        angle: distance around the circle along each axis, of every second atom from every first one.
+        features: of each pair: Fourier features and, if wanted, functions of the distances summed over images.
+        images: for distances.
+    """
+
+    angle: Float[Tensor, "crystals atoms atoms 3"]
+    features: Float[Tensor, "crystals atoms atoms features"]
+    images: Images | None
+
+
 class CSPNet(nn.Module):
     """Messages between all pairs of atoms, the atom itself included.
 
@@ -67,9 +84,9 @@ class CSPNet(nn.Module):
     e_ij = φ_e(LN h_i, LN h_j, vec(μ μᵀ), Fourier(m_j − m_i)),   h_i ← h_i + φ_h(LN h_i, mean_j e_ij)
     x̂_i = wrap(m_i + W_x LN h_i),   L̂ = (W_L mean_i LN h_i) μ,   logits_i = W_a LN h_i
 
-    With ``distances``, K functions g of the distances r_ijn between i and the images n of j, at displacements f_ijn
-    in units of the lattice vectors, see `images_within`: Σ_n g(r_ijn) enters φ_e beside the Fourier features, and
-    Σ_jn (W_r e_ij · g(r_ijn)) f_ijn of the last layer is added to x̂_i: atoms are drawn to a neighbour or pushed away.
+    With ``distances``, functions of the distances between i and the images n of j, Σ_n g(r_ijn), stand beside the
+    Fourier features, see `images_within`. With ``refine``, m moves after every layer (see `Move`) instead of once at
+    the end, and the next layer sees the new distances.
 
     Coordinates move with any translation of m, L̂ with any rotation or mirror of μ (from the right), all with any
     permutation of the atoms.
@@ -83,18 +100,19 @@ class CSPNet(nn.Module):
         super().__init__()
         hidden = config.hidden
         self.frequencies, self.time_channels = config.frequencies, config.time_channels
+        self.distances = config.distances
         self.embedding = nn.Linear(n_elements, hidden)
         self.first = nn.Linear(hidden + config.time_channels + 3, hidden)
-        self.distances = config.distances
         features = 6 * config.frequencies + config.distances
         self.layers = nn.ModuleList(CSPLayer(hidden, features) for _ in range(config.layers))
         self.norm = nn.LayerNorm(hidden)
-        self.coordinates = nn.Linear(hidden, 3, bias=False)
+        self.moves: nn.ModuleList | None = None
+        if config.refine:
+            self.moves = nn.ModuleList(Move(hidden, config.distances) for _ in range(config.layers))
+        else:
+            self.coordinates = nn.Linear(hidden, 3, bias=False)
         self.lattice = nn.Linear(hidden, 9, bias=False)
         self.types = nn.Linear(hidden, n_elements)
-        if config.distances:
-            self.pull = nn.Linear(hidden, config.distances, bias=False)
-            nn.init.zeros_(self.pull.weight)
 
     def forward(self, x: NetworkInput) -> NetworkOutput:
         """Expected crystals from beliefs."""
@@ -103,30 +121,71 @@ class CSPNet(nn.Module):
         h = self.first(torch.cat([self.embedding(x.types), time, x.feature], -1))
         if x.condition is not None:
             h = h + x.condition[:, None]
-        angle = x.mean[:, None] - x.mean[:, :, None]
-        pair = fourier_features(angle, self.frequencies)
-        images = self._images(angle, x) if self.distances else None
-        if images is not None:
-            pair = torch.cat([pair, _sum_over_images(images.radial, images, angle)], -1)
         metric = _product(x.lattice, x.lattice.transpose(1, 2)).flatten(1)
-        message = pair
-        for layer in self.layers:
-            h, message = layer(h, metric, pair, x.mask)
+        mean, geometry = x.mean, self._geometry(x.mean, x)
+        for k, layer in enumerate(self.layers):
+            if k and self.moves is not None:
+                geometry = self._geometry(mean, x)
+            h, message = layer(h, metric, geometry.features, x.mask)
+            if self.moves is not None:
+                mean = mean + self.moves[k](self.norm(h), message, geometry, x.mask)
         h = self.norm(h)
-        shift = self.coordinates(h)
-        if images is not None:
-            pull = self.pull(message).flatten(0, 2)[images.pair].to(images.radial)
-            vectors = (pull * images.radial).sum(1, keepdim=True) * images.displacement
-            shift = shift + _sum_over_images(vectors, images, angle).sum(2)
+        if self.moves is None:
+            mean = mean + self.coordinates(h)
         factor = self.lattice(_mean_over_atoms(h, x.mask)).unflatten(1, (3, 3))
-        return NetworkOutput(wrap(x.mean + shift), _product(factor.to(x.lattice), x.lattice), self.types(h))
+        return NetworkOutput(wrap(mean), _product(factor.to(x.lattice), x.lattice), self.types(h))
 
-    def _images(self, angle: Float[Tensor, "crystals atoms atoms 3"], x: NetworkInput) -> Images:
-        """Of all pairs, numbered as in the dense batch; padding has none."""
-        both = x.mask[:, :, None] & x.mask[:, None]
-        with torch.autocast(x.lattice.device.type, enabled=False):
-            images = images_within(angle[both], x.lattice[both.nonzero()[:, 0]], self.distances)
-        return images._replace(pair=both.flatten().nonzero()[:, 0][images.pair])
+    def _geometry(self, mean: Float[Tensor, "crystals atoms 3"], x: NetworkInput) -> Geometry:
+        """Of atoms at ``mean``; gradients do not go through it."""
+        angle = (mean[:, None] - mean[:, :, None]).detach()
+        fourier = fourier_features(angle, self.frequencies)
+        if not self.distances:
+            return Geometry(angle, fourier, None)
+        with torch.autocast(angle.device.type, enabled=False):
+            images = images_within(angle, x.lattice, x.mask, self.distances)
+        return Geometry(angle, torch.cat([fourier, images.sum(images.radial)], -1), images)
+
+
+class Move(nn.Module):
+    """Where the atoms go after a layer, as angles.
+
+    Δ_i = W LN h_i + mean_j Σ_k (W_k e_ij) sin k d_ij + Σ_jn (W_r e_ij · g(r_ijn)) f_ijn
+
+    The second term draws an atom to another, or to the other side of the cell, along each axis apart, d_ij their
+    distance around the circle and k = 1 … 4; the third along the straight line to the image n, at f_ijn in units of
+    the lattice vectors.
+
+    Args:
+        hidden: channels.
+        distances: functions of the distances, 0 for none.
+    """
+
+    def __init__(self, hidden: int, distances: int) -> None:
+        super().__init__()
+        self.atom = nn.Linear(hidden, 3, bias=False)
+        self.pair = nn.Linear(hidden, 3 * PULLS, bias=False)
+        self.image = nn.Linear(hidden, distances, bias=False) if distances else None
+        for weight in self.parameters():
+            nn.init.normal_(weight, std=0.002)  # atoms hardly move at first
+
+    def forward(
+        self,
+        h: Float[Tensor, "crystals atoms hidden"],
+        message: Float[Tensor, "crystals atoms atoms hidden"],
+        geometry: Geometry,
+        mask: Bool[Tensor, "crystals atoms"],
+    ) -> Float[Tensor, "crystals atoms 3"]:
+        """Δ of every atom, from its normed features."""
+        angle, images = geometry.angle, geometry.images
+        k = torch.arange(1, PULLS + 1, dtype=angle.dtype, device=angle.device)
+        weights = self.pair(message).unflatten(-1, (3, PULLS)).to(angle)
+        along = (weights * torch.sin(angle[..., None] * k)).sum(-1)
+        count = mask.sum(1)[:, None, None]
+        move = self.atom(h).to(angle) + torch.einsum("bj,bija->bia", mask.to(angle), along) / count
+        if self.image is None or images is None:
+            return move
+        drawn = self.image(message).flatten(0, 2)[images.pair].to(angle) * images.radial
+        return move + images.sum(drawn.sum(1, keepdim=True) * images.displacement).sum(2)
 
 
 class CSPLayer(nn.Module):
@@ -177,14 +236,6 @@ def _mean_over_atoms(
     h: Float[Tensor, "crystals atoms hidden"], mask: Bool[Tensor, "crystals atoms"]
 ) -> Float[Tensor, "crystals hidden"]:
     return (h * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-
-
-def _sum_over_images(
-    values: Float[Tensor, "images channels"], images: Images, angle: Float[Tensor, "crystals atoms atoms 3"]
-) -> Float[Tensor, "crystals atoms atoms channels"]:
-    shape = angle.shape[:3]
-    out = values.new_zeros(math.prod(shape), values.shape[1])
-    return out.index_add(0, images.pair, values).unflatten(0, shape)
 
 
 def _product(

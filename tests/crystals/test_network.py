@@ -14,12 +14,20 @@ SMALL = CSPNetConfig(hidden=16, layers=2, frequencies=4, time_channels=8)
 K = 3
 
 
-@pytest.fixture(name="net", scope="module", params=[0, 5], ids=["published", "distances"])
+KINDS = {
+    "published": {},
+    "distances": {"distances": 5},
+    "refined": {"refine": True},
+    "both": {"distances": 5, "refine": True},
+}
+
+
+@pytest.fixture(name="net", scope="module", params=KINDS)
 def _net(request):
     torch.manual_seed(1)
-    net = CSPNet(SMALL.model_copy(update={"distances": request.param}), K).double()
-    if request.param:
-        torch.nn.init.normal_(net.pull.weight)
+    net = CSPNet(SMALL.model_copy(update=KINDS[request.param]), K).double()
+    for weight in () if net.moves is None else net.moves.parameters():
+        torch.nn.init.normal_(weight)
     return net
 
 
@@ -119,18 +127,37 @@ def test_fourier_features_have_the_period_of_the_cell():
     torch.testing.assert_close(features[0, 2], torch.sin(2 * angle[0, 0]))
 
 
-def test_distances_to_images_enter_and_draw_atoms():
+@pytest.mark.parametrize("name", ["atom", "pair", "image"])
+def test_each_part_of_a_move_moves_atoms_and_changes_what_later_layers_see(name):
     torch.manual_seed(2)
-    net, x = CSPNet(SMALL.model_copy(update={"distances": 5}), K).double(), beliefs()
-    before, near = net(x), net.layers[0].edge_in.weight[:, -5:]
+    net, x = CSPNet(SMALL.model_copy(update=KINDS["both"]), K).double(), beliefs()
+    before = net(x)
     with torch.no_grad():
-        net.pull.weight.normal_()
-    drawn = net(x)
-    assert (drawn.angles - before.angles)[x.mask].abs().max() > 1e-3
-    torch.testing.assert_close(drawn.lattice, before.lattice)
-    with torch.no_grad():
-        near.zero_()
-    assert (net(x).lattice - before.lattice).abs().max() > 1e-4
+        getattr(net.moves[0], name).weight.normal_()
+    after = net(x)
+    assert (after.angles - before.angles)[x.mask].abs().max() > 1e-2
+    assert (after.lattice - before.lattice).abs().max() > 1e-5
+
+
+def test_a_move_is_what_its_formula_says():
+    torch.manual_seed(4)
+    net, x = CSPNet(SMALL.model_copy(update=KINDS["both"]), K).double(), beliefs()
+    geometry, move = net._geometry(x.mean, x), net.moves[0]
+    h = torch.randn(4, 5, SMALL.hidden, dtype=torch.float64)
+    message = torch.randn(4, 5, 5, SMALL.hidden, dtype=torch.float64)
+    found, images = move(h, message, geometry, x.mask), geometry.images
+    k = torch.arange(1, 5)
+    for b, n in enumerate(x.mask.sum(1).tolist()):
+        for i in range(n):
+            expected = move.atom.weight @ h[b, i]
+            for j in range(n):
+                weights = (move.pair.weight @ message[b, i, j]).view(3, 4)
+                d = x.mean[b, j] - x.mean[b, i]
+                expected = expected + (weights * torch.sin(d[:, None] * k)).sum(1) / n
+                mine = images.pair == (b * 5 + i) * 5 + j
+                pull = images.radial[mine] @ (move.image.weight @ message[b, i, j])
+                expected = expected + (pull[:, None] * images.displacement[mine]).sum(0)
+            torch.testing.assert_close(found[b, i], expected, rtol=0, atol=1e-10)
 
 
 def test_a_condition_changes_what_is_expected(net):
