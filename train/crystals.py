@@ -4,7 +4,8 @@
     python train/crystals.py carbon_24    generation: validity, coverage, distributions; guidance by the density
     python train/crystals.py mp_20        both, with a part of MP-20
     python train/crystals.py steps        Perov-5: trained for several numbers of steps at once against one number
-    python train/crystals.py losses       Perov-5: other losses, flows and networks, trained as long
+    python train/crystals.py losses       Perov-5: other losses and flows, trained as long
+    python train/crystals.py networks     Perov-5: other networks, trained for 100 epochs or as long
     python train/crystals.py speed        Perov-5: crystals per second, and memory of a generation to files
 
     [--runs DIR] [--out FILE] [--model FILE] [--samples N] [--workers 2] [--seeds 0] [--set KEY=VALUE ...]
@@ -19,7 +20,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-COMMANDS = ("perov_5", "carbon_24", "mp_20", "steps", "losses", "speed")
+COMMANDS = ("perov_5", "carbon_24", "mp_20", "steps", "losses", "networks", "speed")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,7 +38,11 @@ def parser() -> argparse.ArgumentParser:
         "--timeout", type=float, default=60.0, help="seconds for one crystal; 0: no limit, no processes"
     )
     found.add_argument(
-        "--seeds", type=int, nargs="+", default=[0], help="of the trainings of `steps` and `losses`"
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="of the trainings of `steps`, `losses` and `networks`",
     )
     found.add_argument("--set", dest="changes", nargs="*", default=[], metavar="KEY=VALUE")
     return found

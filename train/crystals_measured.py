@@ -55,6 +55,11 @@ TRAININGS: dict[str, dict[str, dict[str, Any]]] = {
             "loss.coordinates": 1.0,
         },
         "additive flow": {"model.flow.coordinates": "additive"},
+    },
+    "networks": {
+        RECIPE: {},
+        "moves in every layer": {"model.network.refine": True},
+        "and distances": {"model.network.refine": True, "model.network.distances": 12},
         "equivariant network": {"model.network": {"kind": "equivariant"}, "epochs": EPOCHS_EQUIVARIANT},
     },
 }

@@ -201,7 +201,7 @@ def test_trainings_that_differ_are_compared(scripts, salts_file, tmp_path):
     assert "published loss, seed 1" in text
 
 
-@pytest.mark.parametrize("kind", ["steps", "losses"])
+@pytest.mark.parametrize("kind", ["steps", "losses", "networks"])
 def test_trainings_that_are_compared_have_valid_recipes(kind, monkeypatch):
     monkeypatch.syspath_prepend(str(TRAIN))
     cases = importlib.import_module("crystals_measured").TRAININGS[kind]
