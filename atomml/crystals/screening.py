@@ -15,8 +15,9 @@ from atomml.crystals.evaluate.shares import share
 from atomml.crystals.evaluate.stability import ROUNDING
 from atomml.crystals.relax import Model, Relaxed, relax_crystals
 from atomml.errors import SimulationError
+from atomml.shapes import Int64, ndarray
 
-__all__ = ["Screening", "agreement", "screen"]
+__all__ = ["Screening", "agreement", "discoveries", "screen"]
 
 LOST = Relaxed({"valid": False, "reason": "no structure", "converged": False}, None)
 
@@ -121,3 +122,22 @@ def agreement(first: Screening, second: Screening, limit: float) -> dict[str, An
         "bias": float(difference.mean()) if known.any() else None,
         "z_rms": float(np.sqrt(np.mean(z**2))) if len(z) else None,
     }
+
+
+def discoveries(
+    found: Screening, novel: Sequence[bool | None], group: Int64[ndarray, " crystals"], limit: float
+) -> list[int]:
+    """Converged, novel crystals with E − E_hull ≤ ``limit`` (eV/atom), the lowest of each group, in order of energy.
+
+    Args:
+        found: the crystals.
+        novel: see `Novelty`; unknown is not novel.
+        group: see `Uniqueness`; unknown is not reported.
+        limit: 0: below the hull of the phases or on it.
+    """
+    above = [np.inf if d.value is None else d.value for d in found.distances]
+    first: dict[int, int] = {}
+    for k in sorted(range(len(above)), key=above.__getitem__):
+        if above[k] <= limit + ROUNDING and novel[k] and group[k] >= 0 and found.relaxed[k].row["converged"]:
+            first.setdefault(int(group[k]), k)
+    return list(first.values())

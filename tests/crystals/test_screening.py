@@ -8,7 +8,8 @@ from ase.calculators.emt import EMT
 
 from atomml.crystals.evaluate.energies import Energies
 from atomml.crystals.evaluate.hull import HullDistance
-from atomml.crystals.screening import Screening, agreement, screen
+from atomml.crystals.relax import Relaxed
+from atomml.crystals.screening import Screening, agreement, discoveries, screen
 from atomml.errors import SimulationError
 
 PHASES = [bulk("Cu", a=3.7), bulk("Au", a=4.0)]
@@ -20,12 +21,13 @@ def alloy(a=3.9, c=1.0):
     )
 
 
-def screening(distances, std=None):
+def screening(distances, std=None, unconverged=()):
     """What one potential says, without structures."""
     n = len(distances)
+    relaxed = tuple(Relaxed({"converged": k not in unconverged}, None) for k in range(n))
     stds = np.full(n, np.nan) if std is None else np.array(std)
     found = tuple(HullDistance(value) for value in distances)
-    return Screening((), Energies(np.zeros(n), stds, (None,) * n), found, ())
+    return Screening(relaxed, Energies(np.zeros(n), stds, (None,) * n), found, ())
 
 
 def test_crystals_and_phases_are_relaxed_before_they_are_compared():
@@ -74,3 +76,11 @@ def test_agreement_about_nothing_has_no_numbers():
     assert found["agree"]["fraction"] is None
     assert found["unknown"] == 1
     assert found["rmse"] is found["bias"] is found["z_rms"] is None
+
+
+def test_discoveries_are_the_lowest_of_each_group_of_novel_converged_crystals():
+    found = screening([0.02, 0.0, -0.01, 0.01, 0.05, None, 0.0, 0.0], unconverged=[6])
+    novel = [True, True, False, True, True, True, True, None]
+    assert discoveries(found, novel, np.array([0, 1, 2, 0, 4, 5, 6, 7]), 0.02) == [1, 3]
+    assert discoveries(found, novel, np.array([0, -1, 2, 0, 4, 5, 6, 7]), 0.02) == [3]
+    assert discoveries(found, novel, np.arange(8), -0.02) == []
