@@ -6,6 +6,7 @@ line can be torn.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,10 +17,13 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["append_line", "is_locked", "line_of", "lock_file", "record_of"]
+from atomml.errors import ConfigError, DataError
+
+__all__ = ["append_line", "is_locked", "line_of", "lock_file", "lock_folder", "record_of"]
 
 HASH = 16  # hexadecimal digits before each record
 TRIES, PAUSE = 5, 0.05  # of taking a lock, s
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems that do not have them
 
 
 def line_of(record: Mapping[str, Any]) -> bytes:
@@ -55,6 +59,8 @@ def append_line(file: FileIO, line: bytes, size: int) -> None:
 def lock_file(path: Path) -> BinaryIO:
     """The open file, locked until it is closed or the process ends, however that ends.
 
+    On Windows, and on file systems without locks, it is only open.
+
     Raises:
         BlockingIOError: another process has it.
         OSError: it cannot be made.
@@ -70,8 +76,37 @@ def lock_file(path: Path) -> BinaryIO:
             return file
         except BlockingIOError:  # perhaps only `is_locked`, for a moment
             time.sleep(PAUSE)
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                return file
+            file.close()
+            raise
     file.close()
     raise BlockingIOError
+
+
+def lock_folder(folder: Path) -> BinaryIO:
+    """`lock_file` of ``.lock`` in a folder, which is made if absent.
+
+    Raises:
+        ConfigError: another process has it.
+        DataError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return lock_file(folder / ".lock")
+    except BlockingIOError:
+        raise ConfigError(
+            "Another process is at work in this folder.",
+            where=str(folder),
+            fix="wait for it or stop it, or choose another folder",
+        ) from None
+    except OSError as error:
+        raise DataError(
+            f"Cannot write to this folder ({error.strerror}).",
+            where=str(folder),
+            fix="free some disk space or choose another folder",
+        ) from error
 
 
 def is_locked(path: Path) -> bool:

@@ -60,7 +60,8 @@ def _md(
     """Run molecular dynamics.
 
     The folder gets log.csv, trajectory.extxyz, state.npz, summary.json and md.png. A run that was killed
-    continues with --resume as if nothing had happened; one that explodes stops with the last good frame.
+    continues with --resume as if nothing had happened; one that explodes stops with the last good frame. Another
+    model, other settings or atoms than the run began with are refused, and so is a second process in the folder.
     npt is the Martyna-Tobias-Klein scheme: it samples the exact ensemble, unlike rescaling barostats.
     A run that ends at --stop-above has exit code 0; "stopped_by" in summary.json names the atom, and --resume with
     another limit goes on. Deviations need a model with an uncertainty.
@@ -114,13 +115,18 @@ def _relax(
     ] = None,
     max_atoms: Annotated[int, typer.Option(help="Atoms in a batch; less if memory runs out.")] = 2000,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Relaxed structures.")] = Path("relaxed.extxyz"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the structures that are left.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard an unfinished relaxation.")] = False,
     device: Device = "cpu",
     dtype: Dtype = None,
     json: Json = None,
 ) -> None:
     """Relax structures; one that fails does not stop the others.
 
-    Writes the structures, and a table beside them as .csv and .json. Exit code 1 unless all converged.
+    Writes the structures, and a table beside them as .csv and .json. Exit code 1 unless all converged. Each structure
+    that is done is in FILE.journal at once: after a kill or on a full disk nothing of it is lost, --resume goes on.
     """
     from atomml.simulate.commands import relax_command
 
@@ -128,6 +134,8 @@ def _relax(
         model,
         structures,
         out=out,
+        resume=resume,
+        overwrite=overwrite,
         fmax=fmax,
         steps=steps,
         cell=cell,

@@ -10,7 +10,8 @@ from atomml.simulate.md import MDResult, run_md
 from atomml.simulate.md_config import Limits, MDConfig
 from atomml.simulate.md_files import frame_of
 from atomml.simulate.md_guard import UncertaintyWarning
-from atomml.simulate.relax import RelaxResult, relax, write_relaxed
+from atomml.simulate.relax import RelaxResult, relax
+from atomml.simulate.relax_files import write_relaxed
 
 __all__ = [
     "Calculator",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -18,10 +20,12 @@ from atomml.files import write_atomically
 from atomml.simulate.batched import relax_batched
 from atomml.simulate.check_report import CheckReport
 from atomml.simulate.checks import run_checks
-from atomml.simulate.interface import PotentialLike
+from atomml.simulate.interface import PotentialLike, fingerprint_of
 from atomml.simulate.md import run_md
 from atomml.simulate.md_guard import UncertaintyWarning
-from atomml.simulate.relax import RelaxResult, relax, write_relaxed
+from atomml.simulate.relax import RelaxResult, relax
+from atomml.simulate.relax_files import RelaxJournal
+from atomml.simulate.sampling.units import digest_of
 from atomml.uncertainty.model_file import load_model
 
 __all__ = ["check_command", "md_command", "read_structures", "relax_command"]
@@ -98,6 +102,8 @@ def relax_command(
     structures: str,
     *,
     out: Path,
+    resume: bool,
+    overwrite: bool,
     fmax: float,
     steps: int,
     cell: bool | None,
@@ -110,11 +116,12 @@ def relax_command(
 ) -> bool:
     """Relax every frame of a file, print a table, write the results; True when all converged.
 
-    With ``batched`` None several frames are relaxed in one graph, unless by lbfgs.
+    With ``batched`` None several frames are relaxed in one graph, unless by lbfgs. Each structure that is done is at
+    once in a journal beside ``out``; ``resume`` goes on with the rest.
 
     Raises:
-        ConfigError: an unknown optimiser, or lbfgs in a batch.
-        DataError: the structures cannot be read.
+        ConfigError: an unknown optimiser, or lbfgs in a batch; see also `RelaxJournal`.
+        DataError: the structures cannot be read, or a file cannot be written.
         ModelFileError: the model cannot be read.
     """
     if optimizer not in ("fire", "lbfgs"):
@@ -122,22 +129,33 @@ def relax_command(
     if batched and optimizer == "lbfgs":
         raise ConfigError("Batches are relaxed by fire.", fix="leave --batched or --optimizer lbfgs out")
     frames, potential = read_structures(structures), _load(model, device, dtype)
-    settings: dict[str, Any] = {"fmax": fmax, "steps": steps, "cell": cell, "progress": True}
+    settings: dict[str, Any] = {"fmax": fmax, "steps": steps, "cell": cell}
+    decisive = settings | {"optimizer": optimizer, "model": fingerprint_of(potential)}
+    decisive |= {"structures": digest_of(*frames)}
     if batched is None:
         batched = len(frames) > 1 and optimizer == "fire"
-    if batched:
-        results = relax_batched(frames, potential, max_atoms=max_atoms, **settings)
-    else:
-        kind = cast(Literal["fire", "lbfgs"], optimizer)
-        results = relax(frames, potential, optimizer=kind, **settings)
-    paths = write_relaxed(results, out)
-    console = Console()
-    console.print(_relax_table(results))
-    good = sum(result.converged for result in results)
+    how: dict[str, Any] = {"max_atoms": max_atoms} if batched else {"optimizer": optimizer}
+    journal_file, console = out.with_name(out.name + ".journal"), Console()
+    with RelaxJournal(journal_file, decisive, resume=resume, overwrite=overwrite) as journal:
+        rest = [index for index in range(len(frames)) if index not in journal.done]
+        if journal.done:
+            console.print(f"{len(journal.done)} of {len(frames)} structures were relaxed before")
+
+        def keep(result: RelaxResult) -> None:
+            journal.append(replace(result, index=rest[result.index]))
+
+        if rest:
+            relaxation: Any = relax_batched if batched else relax
+            left = [frames[index] for index in rest]
+            relaxation(left, potential, on_result=keep, progress=True, **how, **settings)
+        paths = journal.write(out)
+        rows = [journal.done[index].row for index in range(len(frames))]
+    console.print(_relax_table(rows))
+    good = sum(row["converged"] for row in rows)
     names = ", ".join(str(path) for path in paths)
-    console.print(f"{good} of {len(results)} converged; written: {names}", soft_wrap=True)
-    _write_json(json_file, [result.row() for result in results])
-    return good == len(results)
+    console.print(f"{good} of {len(rows)} converged; written: {names}", soft_wrap=True)
+    _write_json(json_file, rows)
+    return good == len(rows)
 
 
 def check_command(
@@ -207,24 +225,24 @@ def _print_uncertainty(console: Console, summary: dict[str, Any]) -> None:
         )
 
 
-def _relax_table(results: list[RelaxResult]) -> Table:
-    uncertain = any(math.isfinite(r.max_force_std) for r in results)
+def _relax_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    uncertain = any(row["max_force_std"] is not None for row in rows)
     extra = ("σ(E) (meV/atom)", "largest σ(F) (eV/Å)") if uncertain else ()
     table = Table("#", "structure", "result", "steps", "ΔE (eV)", "fmax (eV/Å)", "volume change", *extra)
-    for r in results:
-        state = "converged" if r.converged else "not converged"
-        if r.error is not None:
-            state = "failed: " + r.error.splitlines()[0]
-        change = r.volume_last / r.volume_first - 1 if r.volume_first else float("nan")
-        figures: list[tuple[float, str]] = [
-            (r.energy_last - r.energy_first, ".4f"),
-            (r.fmax, ".2g"),
-            (change, "+.2%"),
+    for row in rows:
+        state = "converged" if row["converged"] else "not converged"
+        if row["error"] is not None:
+            state = "failed: " + row["error"].splitlines()[0]
+        number = {key: math.nan if value is None else value for key, value in row.items()}
+        figures = [
+            (number["energy_last"] - number["energy_first"], ".4f"),
+            (number["fmax"], ".2g"),
+            (number["volume_last"] / number["volume_first"] - 1, "+.2%"),
         ]
         if uncertain:
-            figures += [(1000 * r.energy_std_per_atom, ".2g"), (r.max_force_std, ".2g")]
+            figures += [(1000 * number["energy_std_per_atom"], ".2g"), (number["max_force_std"], ".2g")]
         shown = [format(value, spec) if math.isfinite(value) else "–" for value, spec in figures]
-        table.add_row(str(r.index), r.formula, state, str(r.steps), *shown)
+        table.add_row(str(row["index"]), row["formula"], state, str(row["steps"]), *shown)
     return table
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from atomml.errors import UnsupportedError
 from atomml.potentials.prediction import Prediction
 from atomml.shapes import Tensor
 
-__all__ = ["PotentialLike", "evaluating", "refuse_unknown_elements", "resolve_potential"]
+__all__ = ["PotentialLike", "evaluating", "fingerprint_of", "refuse_unknown_elements", "resolve_potential"]
 
 
 @runtime_checkable
@@ -70,6 +72,21 @@ def resolve_potential(potential: PotentialLike | str | Path) -> PotentialLike:
         loaded: PotentialLike = load_model(potential)
         return loaded
     return potential
+
+
+def fingerprint_of(potential: PotentialLike) -> str:
+    """A hash of the weights, their precision, the constants and the calibration; the same on every device.
+
+    Of something that is no module the name of its class.
+    """
+    if not isinstance(potential, nn.Module):
+        return type(potential).__name__
+    from atomml.potentials.compile import weights_sha256
+
+    names = ("cutoff", "scale", "compilation", "calibration_id")
+    constants = {name: getattr(potential, name, None) for name in names}
+    text = weights_sha256(potential) + json.dumps(constants, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 @contextmanager

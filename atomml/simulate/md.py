@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from atomml.config import parse_config
 from atomml.errors import AtommlError, ConfigError, DataError, SimulationError
 from atomml.files import replace_file
 from atomml.simulate.calculator import Calculator
-from atomml.simulate.interface import PotentialLike
+from atomml.simulate.interface import PotentialLike, fingerprint_of
 from atomml.simulate.md_config import MDConfig, default_timestep, refuse_bad_setup
 from atomml.simulate.md_files import (
     FileRecorder,
@@ -27,6 +26,8 @@ from atomml.simulate.md_files import (
     forget_deviations,
     frame_of,
     load_state,
+    locked,
+    refuse_other_run,
     save_state,
 )
 from atomml.simulate.md_guard import DeviationWatch, refuse_exploded
@@ -56,8 +57,8 @@ class MDResult:
             total_eV, conserved_eV, pressure_GPa, volume_A3, max_force_eV_A, min_distance_A); NaN where not
             defined. With an uncertainty also energy_std_eV, max_force_std_eV_A (σ_F = √(tr Σ / 3), largest of the
             atoms) and max_force_std_atom.
-        summary: means and deviations, energy drift, speed, settings; ``stopped_by``: None for a run to the end;
-            ``uncertainty``: deviations that the model predicts, None if it has none.
+        summary: means and deviations, energy drift, speed, settings, fingerprint of the ``model``; ``stopped_by``:
+            None for a run to the end; ``uncertainty``: deviations that the model predicts, None if it has none.
         folder: where log.csv, trajectory.extxyz, state.npz, summary.json and md.png are, or None.
     """
 
@@ -74,6 +75,7 @@ class _Run:
     atoms: Atoms
     calculator: Calculator
     config: MDConfig
+    model: str
     dyn: MolecularDynamics
     dof: int
     step: int
@@ -95,6 +97,7 @@ def run_md(
     resume: bool = False,
     progress: bool = False,
     timestep: float | None = None,
+    figure: bool = True,
     **settings: Any,
 ) -> MDResult:
     """Run molecular dynamics from ``atoms`` (left unchanged).
@@ -109,14 +112,16 @@ def run_md(
         temperature: in K.
         steps: number of steps in all; with ``resume`` those already done count.
         out_dir: folder of the files; None keeps the log in memory only.
-        resume: continue the run in ``out_dir`` from its last complete state, bit for bit.
+        resume: continue the run in ``out_dir`` from its last complete state, bit for bit. A run of a version that
+            did not write down the model's fingerprint goes on with the model that is given.
         progress: show a progress bar (plain lines when not a terminal).
         timestep: in fs; None: from the lightest atom.
+        figure: draw md.png.
         settings: the other fields of `MDConfig`: ensemble, thermostat, pressure, seed, log_every, ...
 
     Raises:
-        ConfigError: an unknown or impossible setting, other settings than the run that is resumed, or a limit on
-            deviations for a model without any.
+        ConfigError: an unknown or impossible setting; other settings, atoms or another model than those of the run
+            that is resumed; a limit on deviations for a model without any; another process in ``out_dir``.
         DataError: nothing to resume, files of the run are damaged, or one cannot be written (the disk is full): it is
             named, and ``resume`` goes on from the last state once there is space.
         SimulationError: a NaN, or the run exploded; the last good frame is then in ``last_good.extxyz``.
@@ -128,9 +133,10 @@ def run_md(
     calculator = potential if isinstance(potential, Calculator) else Calculator(potential)
     refuse_bad_setup(atoms, config, calculator.implemented_properties)
     folder = None if out_dir is None else Path(out_dir)
-    run = (_resume if resume else _start)(atoms, calculator, config, folder)
-    seconds = _loop(run, progress)
-    return _finish(run, seconds)
+    with locked(folder, resume=resume):
+        run = (_resume if resume else _start)(atoms, calculator, config, folder)
+        seconds = _loop(run, progress)
+        return _finish(run, seconds, figure=figure)
 
 
 def _start(atoms: Atoms, calculator: Calculator, config: MDConfig, folder: Path | None) -> _Run:
@@ -143,8 +149,8 @@ def _start(atoms: Atoms, calculator: Calculator, config: MDConfig, folder: Path 
         files = FileRecorder(folder, columns)
     dof = degrees_of_freedom(atoms, config)
     dyn = make_integrator(atoms, config, rng)
-    watch = DeviationWatch(len(atoms), config)
-    run = _Run(atoms, calculator, config, dyn, dof, 0, [], files, folder, watch, columns)
+    watch, model = DeviationWatch(len(atoms), config), fingerprint_of(calculator.potential)
+    run = _Run(atoms, calculator, config, model, dyn, dof, 0, [], files, folder, watch, columns)
     _guard(run, started=False)
     _log(run)
     _save(run)
@@ -154,8 +160,8 @@ def _start(atoms: Atoms, calculator: Calculator, config: MDConfig, folder: Path 
 def _resume(atoms: Atoms, calculator: Calculator, config: MDConfig, folder: Path | None) -> _Run:
     if folder is None:
         raise ConfigError("Resuming needs the folder of the run.", fix="give out_dir (--out DIR)")
-    state = load_state(folder / "state.npz")
-    _same_run(state, atoms, config, folder)
+    state, model = load_state(folder / "state.npz"), fingerprint_of(calculator.potential)
+    refuse_other_run(state, atoms, config, model, folder)
     atoms = _working_copy(atoms, calculator)
     rng = np.random.Generator(np.random.PCG64(config.seed))
     atoms.set_cell(state.arrays["cell"], scale_atoms=False)
@@ -170,7 +176,9 @@ def _resume(atoms: Atoms, calculator: Calculator, config: MDConfig, folder: Path
     files = FileRecorder(folder, columns, state)
     records = read_log(files.log_path)
     watch = DeviationWatch(len(atoms), config)
-    return _Run(atoms, calculator, config, dyn, dof, state.step, records, files, folder, watch, columns)
+    return _Run(
+        atoms, calculator, config, model, dyn, dof, state.step, records, files, folder, watch, columns
+    )
 
 
 def _working_copy(atoms: Atoms, calculator: Calculator) -> Atoms:
@@ -178,28 +186,6 @@ def _working_copy(atoms: Atoms, calculator: Calculator) -> Atoms:
     forget_deviations(copy)
     copy.calc = calculator
     return copy
-
-
-def _same_run(state: State, atoms: Atoms, config: MDConfig, folder: Path) -> None:
-    """Refuse to go on with another structure or other settings than the run began with."""
-    now = config.model_dump(mode="json")
-    free = {"steps", "state_every", "limits"}
-    differ = [k for k in now if k not in free and now[k] != state.settings.get(k)]
-    if differ:
-        changes = "; ".join(f"{k}: was {state.settings.get(k)!r}, now {now[k]!r}" for k in differ)
-        raise ConfigError(
-            f"The run to resume had other settings ({changes}).",
-            where=str(folder),
-            fix="resume with the same settings, or start a new run in another folder from its last frame",
-        )
-    if not np.array_equal(state.arrays["numbers"], atoms.numbers) or not np.array_equal(
-        state.arrays["masses"], atoms.get_masses()
-    ):
-        raise ConfigError(
-            "The run to resume has other atoms than this structure.",
-            where=str(folder),
-            fix="give the structure file that the run was started from",
-        )
 
 
 def _loop(run: _Run, progress: bool) -> float:
@@ -282,14 +268,15 @@ def _save(run: _Run) -> None:
     }
     arrays |= {f"integrator:{k}": v for k, v in integrator_state(run.dyn).items()}
     settings = run.config.model_dump(mode="json")
-    save_state(run.folder / "state.npz", State(run.step, settings, arrays, log_bytes, trajectory_bytes))
+    state = State(run.step, settings, arrays, log_bytes, trajectory_bytes, run.model)
+    save_state(run.folder / "state.npz", state)
 
 
-def _finish(run: _Run, seconds: float) -> MDResult:
+def _finish(run: _Run, seconds: float, *, figure: bool) -> MDResult:
     columns = run.records[0].keys()
     log = {c: np.array([r[c] for r in run.records]) for c in columns}
     last = frame_of(run.atoms) if run.atoms.calc.results else run.atoms.copy()
-    summary: Mapping[str, Any] = summarise(log, run.config, run.atoms, seconds, run.stopped_by)
+    summary = summarise(log, run.config, run.atoms, seconds, run.stopped_by) | {"model": run.model}
     if run.folder is not None:
-        write_summary(run.folder, dict(summary), log)
-    return MDResult(atoms=last, log=log, summary=dict(summary), folder=run.folder)
+        write_summary(run.folder, summary, log, figure=figure)
+    return MDResult(atoms=last, log=log, summary=summary, folder=run.folder)

@@ -7,10 +7,10 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from ase import Atoms
@@ -20,13 +20,26 @@ from numpy.typing import NDArray
 
 from atomml.errors import ConfigError, DataError
 from atomml.files import write_atomically
+from atomml.records import lock_folder
+from atomml.simulate.md_config import MDConfig
 from atomml.simulate.md_log import Record, format_row
 
-__all__ = ["FileRecorder", "State", "forget_deviations", "frame_of", "load_state", "save_state"]
+__all__ = [
+    "FileRecorder",
+    "State",
+    "forget_deviations",
+    "frame_of",
+    "load_state",
+    "locked",
+    "refuse_other_run",
+    "save_state",
+]
 
 _VERSION = 1
 _RESULTS = ("state.npz", "summary.json", "md.png", "last_good.extxyz")
 """What an older run may have left beside log and trajectory; a new one begins without."""
+_MAY_CHANGE = {"steps", "state_every", "limits"}
+"""Settings that may be others when a run goes on."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,7 @@ class State:
         settings: the run's settings, to refuse a restart with others.
         arrays: positions, momenta, cell, numbers, masses and the integrator's own (keys "integrator:...").
         log_bytes, trajectory_bytes: file sizes at that step.
+        model: fingerprint of the potential; None in states of versions that did not write it.
     """
 
     step: int
@@ -45,6 +59,7 @@ class State:
     arrays: dict[str, NDArray[Any]]
     log_bytes: int
     trajectory_bytes: int
+    model: str | None = None
 
 
 def save_state(path: Path, state: State) -> None:
@@ -55,6 +70,7 @@ def save_state(path: Path, state: State) -> None:
         "settings": state.settings,
         "log_bytes": state.log_bytes,
         "trajectory_bytes": state.trajectory_bytes,
+        "model": state.model,
     }
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {"header": np.array(json.dumps(header)), **state.arrays}
@@ -88,6 +104,49 @@ def load_state(path: Path) -> State:
             fix="resume with the version that started the run",
         )
     return State(arrays=arrays, **header)
+
+
+def locked(folder: Path | None, *, resume: bool) -> AbstractContextManager[BinaryIO | None]:
+    """Keep other processes out of the folder of a run; the lock ends with the process, however that ends.
+
+    Raises:
+        ConfigError: another process is at work in it.
+        DataError: it cannot be made.
+    """
+    if folder is None or (resume and not folder.is_dir()):
+        return nullcontext()
+    return lock_folder(folder)
+
+
+def refuse_other_run(state: State, atoms: Atoms, config: MDConfig, model: str, folder: Path) -> None:
+    """Refuse to go on with another structure, other settings or another model than the run began with.
+
+    Raises:
+        ConfigError: says what is different.
+    """
+    now = config.model_dump(mode="json")
+    differ = [k for k in now if k not in _MAY_CHANGE and now[k] != state.settings.get(k)]
+    if differ:
+        changes = "; ".join(f"{k}: was {state.settings.get(k)!r}, now {now[k]!r}" for k in differ)
+        raise ConfigError(
+            f"The run to resume had other settings ({changes}).",
+            where=str(folder),
+            fix="resume with the same settings, or start a new run in another folder from its last frame",
+        )
+    same_numbers = np.array_equal(state.arrays["numbers"], atoms.numbers)
+    if not same_numbers or not np.array_equal(state.arrays["masses"], atoms.get_masses()):
+        raise ConfigError(
+            "The run to resume has other atoms than this structure.",
+            where=str(folder),
+            fix="give the structure file that the run was started from",
+        )
+    if state.model not in (None, model):
+        raise ConfigError(
+            f"The run to resume had another model (fingerprint {state.model}, this one {model}).",
+            where=str(folder),
+            fix="give the model file, the dtype and the calibration that the run was started with, or start a new "
+            "run in another folder from its last frame",
+        )
 
 
 def frame_of(atoms: Atoms, info: Mapping[str, Any] | None = None) -> Atoms:

@@ -83,13 +83,21 @@ def _json(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def write_summary(folder: Path, summary: dict[str, Any], log: Mapping[str, NDArray[np.float64]]) -> None:
-    """Write ``summary.json`` and ``md.png``.
+def write_summary(
+    folder: Path, summary: dict[str, Any], log: Mapping[str, NDArray[np.float64]], *, figure: bool = True
+) -> None:
+    """Write ``summary.json`` and, if wanted, ``md.png``.
 
     Raises:
         DataError: the disk is full; the files of the run are complete, and resuming writes these two again.
     """
     write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode())
+    if figure:
+        write_atomically(folder / "md.png", _drawn(summary, log))
+
+
+def _drawn(summary: dict[str, Any], log: Mapping[str, NDArray[np.float64]]) -> bytes:
+    """Temperature and energies against time, as PNG."""
     figure = Figure(figsize=(7, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     time = log["time_fs"] / 1000.0
@@ -107,4 +115,4 @@ def write_summary(folder: Path, summary: dict[str, Any], log: Mapping[str, NDArr
     lower.legend(frameon=False)
     image = io.BytesIO()
     figure.savefig(image, dpi=130, format="png")
-    write_atomically(folder / "md.png", image.getvalue())
+    return image.getvalue()

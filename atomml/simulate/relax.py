@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -13,18 +10,16 @@ from typing import Any, Literal
 import numpy as np
 from ase import Atoms, units
 from ase.filters import FrechetCellFilter
-from ase.io.extxyz import write_extxyz
 from ase.optimize import FIRE, LBFGS
 
 from atomml.errors import AtommlError, DataError, SimulationError
-from atomml.files import write_atomically
 from atomml.simulate.calculator import Calculator, has_volume
 from atomml.simulate.deviations import force_std_norm
 from atomml.simulate.interface import PotentialLike
 from atomml.simulate.md_files import forget_deviations, frame_of
 from atomml.simulate.progress import progress_bar
 
-__all__ = ["RelaxResult", "refuse_runaway", "refuse_unrelaxable", "relax", "relax_result", "write_relaxed"]
+__all__ = ["RelaxResult", "refuse_runaway", "refuse_unrelaxable", "relax", "relax_result"]
 
 MIN_DISTANCE = 0.3
 """Å; atoms that are closer have overlapped."""
@@ -86,6 +81,7 @@ def relax(
     cell: bool | None = None,
     optimizer: Literal["fire", "lbfgs"] = "fire",
     progress: bool = False,
+    on_result: Callable[[RelaxResult], None] = lambda result: None,
 ) -> list[RelaxResult]:
     """Relax every structure; one that fails is reported in its result and does not stop the others.
 
@@ -98,6 +94,7 @@ def relax(
             is a volume.
         optimizer: "fire" is robust far from the minimum, "lbfgs" fast near it.
         progress: show a progress bar.
+        on_result: called with each result as soon as it is there.
 
     Raises:
         DataError: no structures, or an impossible limit.
@@ -108,6 +105,7 @@ def relax(
     with progress_bar(len(given), "relaxation", show=progress) as advance:
         for index, atoms in enumerate(given):
             results.append(_relax_one(index, atoms, calculator, fmax, steps, cell, optimizer))
+            on_result(results[-1])
             advance(1)
     return results
 
@@ -229,38 +227,3 @@ def relax_result(
         error=error,
         atoms=last,
     )
-
-
-def write_relaxed(results: Sequence[RelaxResult], path: str | Path) -> list[Path]:
-    """Write the structures to ``path`` (extended XYZ) and the table beside it as .csv and .json.
-
-    Structures that failed are written too, as they were when they failed, marked ``relax_error``.
-
-    Raises:
-        DataError: a file cannot be written.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frames = []
-    for result in results:
-        frame = result.atoms.copy()
-        frame.calc = result.atoms.calc
-        frame.info |= {
-            "relax_index": result.index,
-            "converged": result.converged,
-            "relax_steps": result.steps,
-        }
-        if result.error is not None:
-            frame.info["relax_error"] = result.error.splitlines()[0]
-        frames.append(frame)
-    structures, table = io.StringIO(), io.StringIO(newline="")
-    write_extxyz(structures, frames)
-    rows = [result.row() for result in results]
-    writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    outputs = [(path, structures.getvalue()), (path.with_suffix(".csv"), table.getvalue())]
-    outputs.append((path.with_suffix(".json"), json.dumps(rows, indent=2)))
-    for target, text in outputs:
-        write_atomically(target, text.encode())
-    return [target for target, _ in outputs]

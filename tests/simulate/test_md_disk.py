@@ -79,7 +79,7 @@ def test_a_disk_too_full_to_begin_is_an_error(potential, copper, small_disk):
         run_md(copper, potential, steps=2, out_dir=folder, **COMMON)
 
 
-@pytest.mark.parametrize(("size", "file"), [(5000, "trajectory.extxyz"), (20_000, "md.png")])
+@pytest.mark.parametrize(("size", "file"), [(5600, "trajectory.extxyz"), (20_000, "md.png")])
 def test_the_file_that_cannot_be_written_is_named(potential, copper, tmp_path, size, file):
     settings = {**COMMON, "log_every": 2, "state_every": 2, "steps": 20}
     run_md(copper, potential, out_dir=tmp_path / "whole", **settings)

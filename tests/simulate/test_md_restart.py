@@ -1,12 +1,24 @@
 from __future__ import annotations
 
+import json
+import os
+import signal
+from concurrent import futures
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from ase.build import bulk
 
 from atomml.errors import ConfigError, DataError
-from atomml.simulate import run_md
-from atomml.simulate.md_files import load_state
+from atomml.potentials import load_model, save_model
+from atomml.potentials.compile import compile_potential
+from atomml.records import is_locked
+from atomml.simulate import Calculator, run_md
+from atomml.simulate.interface import fingerprint_of
+from atomml.simulate.md_files import load_state, locked, save_state
+from tests.training.helpers import KILLED, in_child
 
 ENSEMBLES = {
     "nve": {"ensemble": "nve"},
@@ -125,3 +137,75 @@ def test_new_run_in_an_old_folder_cannot_resume_the_old_one(potential, make_pote
     run_md(copper, potential, steps=20, out_dir=tmp_path, **COMMON)
     run_md(copper, potential, steps=0, out_dir=tmp_path, **COMMON)
     assert load_state(tmp_path / "state.npz").step == 0
+
+
+def test_resume_with_another_model_is_refused_though_its_elements_are_the_same(
+    potential, make_potential, copper, tmp_path
+):
+    run_md(copper, potential, steps=10, out_dir=tmp_path, figure=False, **COMMON)
+    other = make_potential()
+    with torch.no_grad():
+        other.depth += 1e-9
+    before = (tmp_path / "state.npz").read_bytes(), (tmp_path / "log.csv").read_bytes()
+    with pytest.raises(ConfigError, match="had another model") as caught:
+        run_md(copper, Calculator(other), steps=20, out_dir=tmp_path, resume=True, **COMMON)
+    assert caught.value.where == str(tmp_path)
+    assert "model file" in caught.value.fix
+    assert before == ((tmp_path / "state.npz").read_bytes(), (tmp_path / "log.csv").read_bytes())
+    again = run_md(copper, make_potential(), steps=20, out_dir=tmp_path, resume=True, figure=False, **COMMON)
+    written = json.loads((tmp_path / "summary.json").read_text())
+    assert written["model"] == again.summary["model"] == fingerprint_of(potential)
+
+
+def test_states_without_a_fingerprint_go_on_with_the_model_that_is_given(potential, copper, tmp_path):
+    run_md(copper, potential, steps=10, out_dir=tmp_path, figure=False, **COMMON)
+    path = tmp_path / "state.npz"
+    save_state(path, replace(load_state(path), model=None))
+    run_md(copper, potential, steps=20, out_dir=tmp_path, resume=True, figure=False, **COMMON)
+    assert load_state(path).model == fingerprint_of(potential)
+
+
+def test_fingerprints_tell_models_precisions_and_compilations_apart(tmp_path):
+    demo = load_model("demo")
+    knots = [compile_potential(demo, knots=n, tolerance_energy=1.0, tolerance_forces=1.0) for n in (300, 400)]
+    save_model(knots[0], tmp_path / "fast.safetensors")
+    assert fingerprint_of(load_model("demo")) == fingerprint_of(demo)
+    assert fingerprint_of(load_model(tmp_path / "fast.safetensors")) == fingerprint_of(knots[0])
+    different = [demo, load_model("demo", dtype="float64"), *knots]
+    assert len({fingerprint_of(model) for model in different}) == 4
+
+
+def test_a_folder_belongs_to_one_process_until_it_dies(potential, copper, tmp_path):
+    ready, done = os.pipe(), os.pipe()
+
+    def hold():
+        with locked(tmp_path, resume=False):
+            os.write(ready[1], b"x")
+            os.read(done[0], 1)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def attempt():
+        os.read(ready[0], 1)
+        try:
+            for resume in (False, True):
+                with pytest.raises(ConfigError, match="Another process is at work") as caught:
+                    run_md(copper, potential, steps=10, out_dir=tmp_path, resume=resume, **COMMON)
+                assert caught.value.where == str(tmp_path)
+                assert not (tmp_path / "log.csv").exists()
+        finally:
+            os.write(done[1], b"x")
+
+    with futures.ThreadPoolExecutor(1) as pool:
+        refused = pool.submit(attempt)
+        assert in_child(hold) == KILLED
+        refused.result()
+    assert not is_locked(tmp_path / ".lock")
+    run_md(copper, potential, steps=10, out_dir=tmp_path, figure=False, **COMMON)
+
+
+def test_a_run_that_fails_gives_its_folder_free(potential, copper, tmp_path):
+    run_md(copper, potential, steps=10, out_dir=tmp_path, figure=False, **COMMON)
+    with pytest.raises(ConfigError, match="other settings"):
+        run_md(copper, potential, steps=20, out_dir=tmp_path, resume=True, **{**COMMON, "timestep": 1.0})
+    assert not is_locked(tmp_path / ".lock")
+    assert not (tmp_path / "md.png").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -63,11 +63,12 @@ def relax_batched(
     max_atoms: int = 2000,
     skin: float = 0.5,
     progress: bool = False,
+    on_result: Callable[[RelaxResult], None] = lambda result: None,
 ) -> list[RelaxResult]:
     """Relax structures together, each as `relax` would by FIRE: the same steps to rounding, and the same results.
 
-    Deviations of a potential with an uncertainty are computed at the end only. Structures with constraints other than
-    ``FixAtoms`` are relaxed one after the other.
+    Deviations of a potential with an uncertainty are computed at the end of each structure only. Structures with
+    constraints other than ``FixAtoms`` are relaxed one after the other.
 
     Args:
         structures: left unchanged.
@@ -78,6 +79,7 @@ def relax_batched(
         max_atoms: atoms in the batch (at least one structure).
         skin: of the neighbour lists, Å.
         progress: show a progress bar.
+        on_result: called with each result as soon as it is there, in any order.
 
     Raises:
         DataError: no structures, or an impossible limit.
@@ -89,30 +91,33 @@ def relax_batched(
     together = {k: atoms for k, atoms in enumerate(given) if can_be_batched(atoms)}
     results = dict[int, RelaxResult]()
     with progress_bar(len(given), "relaxation", show=progress) as advance:
+
+        def keep(result: RelaxResult) -> None:
+            results[result.index] = result
+            on_result(result)
+            advance(1)
+
         for k in sorted(set(range(len(given))) - set(together)):
             (result,) = relax(given[k], calculator, fmax=fmax, steps=steps, cell=cell)
-            results[k] = replace(result, index=k)
-            advance(1)
-        outcomes = dict[int, _Outcome]()
+            keep(replace(result, index=k))
         limits = _Limits(fmax, steps, cell, max_atoms)
-        for k, outcome in _relaxed(together, mean_potential(calculator.potential), limits, skin):
-            outcomes[k] = outcome
-            advance(1)
-    for k, o in _with_deviations(outcomes, calculator, max_atoms).items():
-        figures = o.converged, o.steps, o.flexible, o.energy_first, o.error
-        results[k] = relax_result(k, given[k], o.atoms, *figures)
+        for ended in _relaxed(together, mean_potential(calculator.potential), limits, skin):
+            for k, o in _with_deviations(ended, calculator, max_atoms).items():
+                figures = o.converged, o.steps, o.flexible, o.energy_first, o.error
+                keep(relax_result(k, given[k], o.atoms, *figures))
     return [results[k] for k in range(len(given))]
 
 
 def _relaxed(
     given: Mapping[int, Atoms], potential: PotentialLike, limits: _Limits, skin: float
-) -> Iterator[tuple[int, _Outcome]]:
-    """Outcomes of all structures, as they end."""
+) -> Iterator[dict[int, _Outcome]]:
+    """Outcomes of the structures that end at the same step, step after step."""
     waiting, lists = deque(given.items()), VerletLists(potential.cutoff, skin)
     state: FireState | None = None
     while True:
         state, refused = _filled(state, waiting, potential, limits)
-        yield from refused
+        if refused:
+            yield refused
         if state is None:
             return
         lists.extend(len(state) - len(lists))
@@ -123,18 +128,22 @@ def _relaxed(
         converged = force.largest_norm() < limits.fmax
         ended = converged | (state.steps >= limits.steps)
         ended[list(errors)] = True
+        outcomes = dict[int, _Outcome]()
         for place in torch.nonzero(ended)[:, 0].tolist():
             k = int(state.index[place])
-            yield k, _outcome(given[k], state, result, place, bool(converged[place]), errors.get(place))
+            figures = place, bool(converged[place]), errors.get(place)
+            outcomes[k] = _outcome(given[k], state, result, *figures)
+        if outcomes:
+            yield outcomes
         lists = lists.select(~ended)
         state = None if bool(ended.all()) else fire_step(state.select(~ended), force.select(~ended))
 
 
 def _filled(
     state: FireState | None, waiting: deque[tuple[int, Atoms]], potential: PotentialLike, limits: _Limits
-) -> tuple[FireState | None, list[tuple[int, _Outcome]]]:
+) -> tuple[FireState | None, dict[int, _Outcome]]:
     """The batch with as many of those that wait as fit behind it, and the outcomes of those that are refused."""
-    parts, refused = [] if state is None else [state], []
+    parts, refused = [] if state is None else [state], dict[int, _Outcome]()
     size = 0 if state is None else len(state.z)
     while waiting and (not parts or size + len(waiting[0][1]) <= limits.max_atoms):
         k, atoms = waiting.popleft()
@@ -142,7 +151,7 @@ def _filled(
         try:
             _refuse(atoms, potential, flexible=flexible)
         except AtommlError as problem:
-            refused.append((k, _Outcome(atoms.copy(), flexible, error=str(problem))))
+            refused[k] = _Outcome(atoms.copy(), flexible, error=str(problem))
             continue
         parts.append(fire_state(atoms, k, flexible=flexible, device=potential.device))
         size += len(atoms)
@@ -200,6 +209,8 @@ def _with_deviations(
     if "energy_std" not in calculator.implemented_properties:
         return outcomes
     good = [k for k, outcome in outcomes.items() if outcome.error is None]
+    if not good:
+        return outcomes
     try:
         options = {"max_atoms": max_atoms, **calculator.deviation_options}
         predicted = cast(Any, calculator.potential).predict([outcomes[k].atoms for k in good], **options)
