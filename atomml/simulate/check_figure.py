@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from atomml.training.report import save_figure
+
 __all__ = ["draw_curves"]
 
 PanelCurve = tuple[str, str, NDArray[np.float64], NDArray[np.float64], str, str]
@@ -32,7 +34,7 @@ def draw_curves(path: Path, curves: Sequence[PanelCurve]) -> None:
         axis.legend(fontsize=6, frameon=False, loc="upper right").set_in_layout(False)
         if panel.startswith("Dimer"):
             _clip_repulsion(axis, [c[3] for c in curves if c[0] == panel])
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path)
 
 
 def _clip_repulsion(axis: object, energies: Sequence[NDArray[np.float64]]) -> None:

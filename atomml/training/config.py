@@ -279,6 +279,8 @@ class RunConfig(LoopConfig):
     are any."""
     batch: BatchConfig = BatchConfig(batch_size=8)
     """Batch limits."""
+    figures: bool = True
+    """Draw the figures of the report."""
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:

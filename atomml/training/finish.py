@@ -81,6 +81,7 @@ def conclude(
         summary=summary,
         provenance=provenance,
         e0=getattr(model, "e0", None),
+        figures=config.figures,
     )
     save_model(
         model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from atomml.files import replace_file
 from atomml.shapes import Float64, ndarray
 from atomml.training.deviations_report import (
     MEASURES,
@@ -51,9 +53,15 @@ UNITS = {"energy": "eV", "energy_per_atom": "eV/atom", "forces": "eV/Å", "stres
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG without a display and without matplotlib's global state."""
+    """Write a PNG, whole or not at all, without a display and without matplotlib's global state.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
+    """
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=130)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=130, format="png")
+    replace_file(path, image.getvalue())
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -268,6 +276,7 @@ def write_run_report(
     summary: Mapping[str, Any],
     provenance: Mapping[str, Any],
     e0: Mapping[int, float] | None,
+    figures: bool = True,
 ) -> dict[str, Any]:
     """Write ``report.md``, ``metrics.json``, and ``figures/`` with the arrays beside; returns the metrics.
 
@@ -278,12 +287,12 @@ def write_run_report(
         summary: facts for the head of the report (sizes, parameters, labels, reference energies).
         provenance: version, seed, data fingerprint.
         e0: reference energies by atomic number, subtracted in the parity plot.
+        figures: draw something.
     """
     metrics: dict[str, Any] = {name: evaluation_json(e) for name, e in evaluations.items()}
     metrics |= {"training": dict(summary), "provenance": dict(provenance)}
-    figures = run_dir / "figures"
-    figures.mkdir(exist_ok=True)
-    save_figure(learning_curve(records), figures / "learning_curve.png")
+    folder = run_dir / "figures"
+    folder.mkdir(exist_ok=True)
     lines = [
         "# Training report",
         "",
@@ -291,14 +300,14 @@ def write_run_report(
         "",
         *_sets_section(summary.get("sets", {})),
     ]
-    lines += ["![learning curve](figures/learning_curve.png)", "", "Numbers: `metrics.csv`, `log.jsonl`.", ""]
+    if figures:
+        save_figure(learning_curve(records), folder / "learning_curve.png")
+        lines += ["![learning curve](figures/learning_curve.png)", ""]
+    lines += ["Numbers: `metrics.csv`, `log.jsonl`.", ""]
     for name, evaluation in evaluations.items():
-        write_arrays(evaluation, figures, name)
-        lines += [
-            evaluation_section(name, evaluation),
-            _figures(evaluation, figures, name, e0, "figures/"),
-            "",
-        ]
+        write_arrays(evaluation, folder, name)
+        drawn = [_figures(evaluation, folder, name, e0, "figures/"), ""] if figures else []
+        lines += [evaluation_section(name, evaluation), *drawn]
         lines += [f"Numbers: `metrics.json`, `figures/{name}_frames.csv`, `figures/{name}.npz`.", ""]
     lines.append(_provenance(provenance))
     (run_dir / "report.md").write_text("\n".join(lines), encoding="utf-8")

@@ -32,6 +32,7 @@ FREE = {
     "checkpoint_minutes",
     "checkpoint_steps",
     "log_every",
+    "figures",
     "data.train",  # the fingerprint of its content is compared instead
     "data.cache",
     "data.workers",

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from atomml.datasets.store import FrameStore
 from atomml.simulate.sampling.select import Pool
+from atomml.training.report import save_figure
 
 __all__ = ["draw_sampling"]
 
@@ -42,7 +43,7 @@ def draw_sampling(path: Path, runs: Sequence[Pool], store: FrameStore) -> None:
         axis.set_ylabel("frames")
     energies.set_xlabel("energy above the lowest of its system (eV/atom)")
     forces.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path)
 
 
 def _draw_reached(axis: Any, runs: Sequence[Pool]) -> None:

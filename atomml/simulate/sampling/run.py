@@ -20,7 +20,8 @@ from atomml.datasets.store import UNITS, FrameStore
 from atomml.datasets.store_files import read_header
 from atomml.datasets.store_writer import write_parts
 from atomml.errors import ConfigError, DataError
-from atomml.files import replace_file
+from atomml.files import full_disk, replace_file
+from atomml.records import lock_folder
 from atomml.simulate.progress import progress_bar
 from atomml.simulate.sampling.config import SampleConfig
 from atomml.simulate.sampling.plan import label_units, plain, relax_units, run_units_of
@@ -87,13 +88,22 @@ def run_sampling(
 
     Raises:
         ConfigError: the run folder is in use, or the configuration asks for something impossible.
-        DataError: structures that cannot be read; no frame was sampled, or none could be labelled.
+        DataError: structures that cannot be read; no frame was sampled, or none could be labelled; the disk is full:
+            what is finished is safe, and ``resume`` goes on.
         UnsupportedError: an element that the calculator does not know, a package that is not installed.
         SimulationError: npt for a structure or a calculator that cannot do it; a process died.
     """
     config = _located(config, Path(base))
-    folder = _open_folder(config, resume=resume, overwrite=overwrite)
-    starts = make_starts(config, Path(base))
+    folder = Path(config.run_dir).expanduser()
+    _refuse_used(folder, resume=resume, overwrite=overwrite)
+    with full_disk(folder), lock_folder(folder):
+        _prepare(folder, config, anew=overwrite and not resume)
+        return _sampled(config, Path(base), folder, workers, progress=progress)
+
+
+def _sampled(config: SampleConfig, base: Path, folder: Path, workers: int, *, progress: bool) -> SampleResult:
+    """All steps of a run, in a folder that is ready."""
+    starts = make_starts(config, base)
     with Workers(workers) as processes:
         job = _Job(config, folder, processes, progress)
         ready, relaxed = _relax(job, starts.kept)
@@ -113,9 +123,8 @@ def _located(config: SampleConfig, base: Path) -> SampleConfig:
     return config.model_copy(update={"calculator": located(config.calculator, base), "labels": labels})
 
 
-def _open_folder(config: SampleConfig, *, resume: bool, overwrite: bool) -> Path:
-    folder = Path(config.run_dir).expanduser()
-    used = folder.exists() and any(folder.iterdir())
+def _refuse_used(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    used = folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir())
     ours = (folder / CONFIG).is_file()
     if used and not ours:
         raise ConfigError(
@@ -127,16 +136,22 @@ def _open_folder(config: SampleConfig, *, resume: bool, overwrite: bool) -> Path
             where=str(folder),
             fix="--resume goes on with it, --overwrite discards it",
         )
-    if overwrite and not resume:
+
+
+def _prepare(folder: Path, config: SampleConfig, *, anew: bool) -> None:
+    """Write down the configuration; remove what is to be made anew, and what a kill left half."""
+    if anew:
         for name in (*WORK, *OUTPUTS):
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            _remove(folder / name)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     replace_file(folder / CONFIG, text.encode())
-    for name in WORK:
-        for rubbish in (folder / name).glob(".*.tmp"):  # of a killed run
-            shutil.rmtree(rubbish, ignore_errors=True)
-    return folder
+    for place in (folder, *(folder / name for name in WORK)):
+        for rubbish in (*place.glob(".*.tmp"), *place.glob(".*.old")):
+            _remove(rubbish)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 class _Job(NamedTuple):
@@ -265,7 +280,13 @@ def _write_extxyz(store: FrameStore, path: Path) -> None:
                 text = io.StringIO()
                 write_extxyz(text, [store[k]])
                 file.write(text.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise DataError(f"The frames could not be written ({error.strerror}).", where=str(path)) from error
+        raise DataError(
+            f"The frames could not be written ({error.strerror}).",
+            where=str(path),
+            fix="free some space, then go on with --resume, or set labels.extxyz to false",
+        ) from error
