@@ -141,6 +141,9 @@ class ActiveConfig(Config):
     """Processes that explore, one thread each. The result does not depend on their number."""
     device: str = "cpu"
     """Where the model explores and predicts: cpu, cuda, cuda:1. On a GPU a run is not repeatable bit for bit."""
+    figures: bool = True
+    """Draw the learning curve and the figures of every training, in each round and at the end. Small loops are faster
+    without; tables and numbers are written anyway."""
     start: StartConfig = StartConfig()
     explore: list[Explorer] = Field(min_length=1, examples=[[{"kind": "md", "temperatures": [600.0]}]])
     """Where candidates come from, several at once if wanted. kind: md (temperatures, pressures, strains), rattle,

@@ -46,10 +46,13 @@ def train_round(loop: Run, round_: int) -> Facts:
     files: dict[str, Any] = {
         part: [str(loop.folder / p) for p in paths] or None for part, paths in parts.items()
     }
+    figures = {} if loop.config.figures else {"figures": False}
     if warm and before is not None:
-        result = _go_on(loop, finetune_config(learn, folder / "train", files), before)
+        config = finetune_config(learn, folder / "train", files).model_copy(update=figures)
+        result = _go_on(loop, config, before)
     else:
-        result = train(train_config(learn, folder / "train", files), resume=True, quiet=not loop.progress)
+        scratch = train_config(learn, folder / "train", files).model_copy(update=figures)
+        result = train(scratch, resume=True, quiet=not loop.progress)
     path = result.run_dir / MODEL
     return {
         "frames": sum(len(FrameStore.open(loop.folder / p)) for p in frames),

@@ -1,4 +1,4 @@
-"""What a loop has achieved so far: rounds.csv, rounds.json, learning_curve.png and report.md."""
+"""What a loop has achieved so far: rounds.csv, rounds.json, report.md and, unless `figures` is false, a figure."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def write_report(run: Run) -> None:
     write_atomically(folder / "rounds.json", json.dumps(rows, indent=1).encode())
     write_atomically(folder / "rounds.csv", _csv(rows).encode())
     write_atomically(folder / "report.md", _markdown(run, rows).encode())
-    _figure(rows, records, run)
+    if run.config.figures:
+        _figure(rows, records, run)
 
 
 def _csv(rows: Sequence[RoundRow]) -> str:
@@ -96,8 +97,7 @@ def _markdown(run: Run, rows: Sequence[RoundRow]) -> str:
         "in units of their calibrated deviations on the test set (1 is right); *confident* is the share of "
         "candidates below `gate.force_std_min`.",
         "",
-        "![learning curve](learning_curve.png)",
-        "",
+        *(["![learning curve](learning_curve.png)", ""] if config.figures else []),
         "## The gate",
         "",
     ]

@@ -12,7 +12,7 @@ from atomml.training.checkpoint import differences
 
 __all__ = ["agree", "recorded_settings"]
 
-FREE = ("explore", "gate", "select", "label", "stop", "workers")
+FREE = ("explore", "gate", "select", "label", "stop", "workers", "figures")
 """Groups that decide only what is still to come; what is finished stays as it is."""
 
 
@@ -40,8 +40,8 @@ def agree(journal: Journal, config: ActiveConfig) -> dict[str, tuple[Any, Any]]:
         raise ConfigError(
             f"What is finished was made with other settings:\n{lines}",
             where=str(journal.folder),
-            fix="undo these changes, or start in another run_dir; explore, gate, select, stop, workers and label "
-            "(but not its calculator once there are labels) may be changed for what is still to come",
+            fix="undo these changes, or start in another run_dir; explore, gate, select, stop, workers, figures and "
+            "label (but not its calculator once there are labels) may be changed for what is still to come",
         )
     changes = {key: list(pair) for key, pair in changed.items()}
     round_ = journal.records[-1]["round"]

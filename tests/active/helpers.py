@@ -16,7 +16,6 @@ from atomml.active.loop import run_active
 from atomml.labelling.attempt import attempt
 from atomml.labelling.children import Children
 from tests.conftest import ROOT
-from tests.training.helpers import draw_nothing
 
 _spec = spec_from_file_location("active_kill", ROOT / "train" / "active_kill.py")
 _script = module_from_spec(_spec)
@@ -61,16 +60,13 @@ def completed_calls(counts):
 
 
 def light(monkeypatch):
-    """Labels in this process, and no figures."""
+    """Labels in this process."""
 
     def ask(self, request, *args):
         request = {key: value for key, value in request.items() if key != "timeout"}
         return attempt(**request, folder=Path(tempfile.gettempdir())) | {"seconds": 0.0}
 
     monkeypatch.setattr(Children, "ask", ask)
-    draw_nothing(monkeypatch)
-    monkeypatch.setattr("atomml.active.report._figure", lambda *args: None)
-    monkeypatch.setattr("atomml.simulate.md.write_summary", lambda *args: None)
 
 
 def settings(folder, name="run", **changes):
@@ -78,6 +74,7 @@ def settings(folder, name="run", **changes):
     return {
         "run_dir": str(folder / name),
         "seed": 1,
+        "figures": False,
         "start": {
             "labelled": ["train.extxyz"],
             "test": ["test.extxyz"],

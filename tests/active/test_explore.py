@@ -32,11 +32,6 @@ def model(tmp_path_factory):
     return ModelFile(path, "one")
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch):
-    monkeypatch.setattr("atomml.simulate.md.write_summary", lambda *args: None)
-
-
 def given(tmp_path, model=None, atoms=None, **changes):
     copper = bulk("Cu", cubic=True, a=3.8) if atoms is None else atoms
     start = {

@@ -16,6 +16,7 @@ from atomml.datasets import frame_fingerprints
 from atomml.datasets.store import FrameStore
 from atomml.errors import AtommlError, ConfigError, SimulationError
 from atomml.labelling.cache import LabelCache
+from atomml.records import line_of, record_of
 from atomml.uncertainty.bayesian import BayesianPotential
 from atomml.uncertainty.model_file import load_model
 from tests.active.helpers import MODEL, again, completed_calls, facts, loop, of_step, settings, steps
@@ -214,6 +215,32 @@ def test_if_everything_has_exploded_the_limit_is_named_and_can_be_raised(copied,
     if "max_force" in gate:
         result = again(copied, explore=rattle, select={"n": 2}, stop={"max_rounds": 2})
         assert result["rounds"][2]["labelled"] == 2
+
+
+def test_figures_are_drawn_where_they_are_wanted_also_from_now_on(copied, monkeypatch):
+    drawn = []
+    for module in ("active", "training"):
+        monkeypatch.setattr(
+            f"atomml.{module}.report.save_figure", lambda figure, path: drawn.append(path.name)
+        )
+    assert not list((copied / "run").rglob("*.png"))
+    assert "learning_curve" not in (copied / "run" / "report.md").read_text()
+    again(copied, stop={"max_rounds": 2}, figures=True)
+    assert drawn.count("learning_curve.png") >= 3  # of the training, of the round, of the end
+    assert "learning_curve.png" in (copied / "run" / "report.md").read_text()
+    assert "learning_curve.png" in (copied / "run" / "rounds" / "02" / "train" / "report.md").read_text()
+
+
+def test_journals_of_versions_without_a_switch_for_figures_go_on(copied):
+    path = copied / "run" / "journal.jsonl"
+    first, *rest = path.read_bytes().splitlines(keepends=True)
+    record = record_of(first)
+    del record["facts"]["settings"]["figures"]
+    del record["facts"]["settings"]["learn"]["training"]["figures"]
+    path.write_bytes(b"".join([line_of(record), *rest]))
+    again(copied)
+    changes = [r["facts"].get("changed") for r in read_journal(copied / "run") if r["step"] == "settings"]
+    assert changes == [None, {"figures": [True, False]}]
 
 
 @SLOW

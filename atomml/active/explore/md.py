@@ -78,6 +78,7 @@ class MDUnit(Unit):
             limits=limits.model_dump(),
             log_every=explorer.record_every,
             seed=self.seed,
+            figure=False,
             **how,
         )
 
