@@ -44,7 +44,7 @@ class CSPNetConfig(Config):
     """Fourier frequencies 0 … F − 1 of a distance around the cell."""
     distances: NonNegativeInt = 0
     """Functions of the distances between atoms and the nearest images of others, which Fourier features know only
-    together with the lattice; 0: none, as published. 12 is enough."""
+    together with the lattice, and the volume per atom; 0: none, as published. 12 is enough."""
     refine: bool = False
     """Move the atoms after every layer, so that the next sees them where they are expected; false: once at the end,
     as published. Learns several times faster, above all with ``distances``."""
@@ -137,6 +137,8 @@ class CrystalLossConfig(Config):
     weight_power: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Weights of the steps of coordinates to this power, with the same mean. 1 is the bound, whose weights grow with
     what is known already, a thousandfold; less gives more to early steps, which decide what is where."""
+    lattice_power: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The same for the lattice: less teaches early what volume there is."""
     origin: Literal["given", "mean", "fitted"] = "given"
     """A crystal moved in its cell is the same crystal. ``given``: coordinates as the data have them; ``mean``: their
     mean over all origins that fit what is known (Rao-Blackwell), less noise; ``fitted``: and as far as the origin is

@@ -17,10 +17,12 @@ from torch.nn.functional import linear, silu
 from atomml.crystals.circle import wrap
 from atomml.crystals.config import CSPNetConfig
 from atomml.crystals.images import Images, images_within
-from atomml.shapes import Bool, Float, Tensor
+from atomml.shapes import Bool, Float, Int64, Tensor
 
 __all__ = ["CSPNet", "NetworkInput", "NetworkOutput", "fourier_features"]
 
+SHAPE = 8
+"""Numbers that say what shape a cell has."""
 PULLS = 4
 """Frequencies 1 … P of the moves along the distance of two atoms."""
 TIME_SCALE = 1000.0
@@ -85,8 +87,9 @@ class CSPNet(nn.Module):
     x̂_i = wrap(m_i + W_x LN h_i),   L̂ = (W_L mean_i LN h_i) μ,   logits_i = W_a LN h_i
 
     With ``distances``, functions of the distances between i and the images n of j, Σ_n g(r_ijn), stand beside the
-    Fourier features, see `images_within`. With ``refine``, m moves after every layer (see `Move`) instead of once at
-    the end, and the next layer sees the new distances.
+    Fourier features, see `images_within`, and `shape_of` the cell, volume per atom first, beside μ μᵀ. With
+    ``refine``, m moves after every layer (see `Move`) instead of once at the end, and the next layer sees the new
+    distances.
 
     Coordinates move with any translation of m, L̂ with any rotation or mirror of μ (from the right), all with any
     permutation of the atoms.
@@ -104,7 +107,8 @@ class CSPNet(nn.Module):
         self.embedding = nn.Linear(n_elements, hidden)
         self.first = nn.Linear(hidden + config.time_channels + 3, hidden)
         features = 6 * config.frequencies + config.distances
-        self.layers = nn.ModuleList(CSPLayer(hidden, features) for _ in range(config.layers))
+        whole = 9 + (SHAPE if config.distances else 0)
+        self.layers = nn.ModuleList(CSPLayer(hidden, whole, features) for _ in range(config.layers))
         self.norm = nn.LayerNorm(hidden)
         self.moves: nn.ModuleList | None = None
         if config.refine:
@@ -121,12 +125,14 @@ class CSPNet(nn.Module):
         h = self.first(torch.cat([self.embedding(x.types), time, x.feature], -1))
         if x.condition is not None:
             h = h + x.condition[:, None]
-        metric = _product(x.lattice, x.lattice.transpose(1, 2)).flatten(1)
+        whole = _product(x.lattice, x.lattice.transpose(1, 2)).flatten(1)
+        if self.distances:
+            whole = torch.cat([whole, shape_of(x.lattice, x.mask.sum(1))], 1)
         mean, geometry = x.mean, self._geometry(x.mean, x)
         for k, layer in enumerate(self.layers):
             if k and self.moves is not None:
                 geometry = self._geometry(mean, x)
-            h, message = layer(h, metric, geometry.features, x.mask)
+            h, message = layer(h, whole, geometry.features, x.mask)
             if self.moves is not None:
                 mean = mean + self.moves[k](self.norm(h), message, geometry, x.mask)
         h = self.norm(h)
@@ -191,10 +197,10 @@ class Move(nn.Module):
 class CSPLayer(nn.Module):
     """One round of messages, see `CSPNet`; the first matrix of φ_e acts on atoms, crystals and pairs apart."""
 
-    def __init__(self, hidden: int, features: int) -> None:
+    def __init__(self, hidden: int, whole: int, features: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden)
-        self.sizes = [hidden, hidden, 9, features]
+        self.sizes = [hidden, hidden, whole, features]
         self.edge_in = nn.Linear(sum(self.sizes), hidden)
         self.edge_out = nn.Linear(hidden, hidden)
         self.node_in = nn.Linear(2 * hidden, hidden)
@@ -203,7 +209,7 @@ class CSPLayer(nn.Module):
     def forward(
         self,
         h: Float[Tensor, "crystals atoms hidden"],
-        metric: Float[Tensor, "crystals 9"],
+        whole: Float[Tensor, "crystals whole"],
         pair: Float[Tensor, "crystals atoms atoms features"],
         mask: Bool[Tensor, "crystals atoms"],
     ) -> tuple[Float[Tensor, "crystals atoms hidden"], Float[Tensor, "crystals atoms atoms hidden"]]:
@@ -211,8 +217,8 @@ class CSPLayer(nn.Module):
         normed = self.norm(h)
         first, second, crystal, features = self.edge_in.weight.split(self.sizes, 1)
         atoms = linear(normed, first)[:, :, None] + linear(normed, second)[:, None]
-        whole = linear(metric, crystal, self.edge_in.bias)[:, None, None]
-        message = silu(self.edge_out(silu(linear(pair, features) + atoms + whole)))
+        cell = linear(whole, crystal, self.edge_in.bias)[:, None, None]
+        message = silu(self.edge_out(silu(linear(pair, features) + atoms + cell)))
         mean = torch.einsum("bj,bijh->bih", mask.to(message), message) / mask.sum(1)[:, None, None]
         return h + silu(self.node_out(silu(self.node_in(torch.cat([normed, mean], -1))))), message
 
@@ -222,6 +228,18 @@ def fourier_features(angle: Float[Tensor, "*pairs 3"], frequencies: int) -> Floa
     k = torch.arange(frequencies, dtype=angle.dtype, device=angle.device)
     phase = (angle.detach()[..., None] * k).flatten(-2)
     return torch.cat([phase.sin(), phase.cos()], -1)
+
+
+def shape_of(
+    lattice: Float[Tensor, "crystals 3 3"], n_atoms: Int64[Tensor, " crystals"]
+) -> Float[Tensor, "crystals shape"]:
+    """log(V/N + 0.01), log N, the lengths of the vectors, and the cosines between them, 0 if one has no length."""
+    lengths = lattice.square().sum(2).sqrt()
+    volume = (lattice[:, 0] * torch.linalg.cross(lattice[:, 1], lattice[:, 2])).sum(1).abs()
+    next_ = [1, 2, 0]
+    cosines = (lattice * lattice[:, next_]).sum(2) / (lengths * lengths[:, next_]).clamp(min=1e-6)
+    logs = torch.stack([torch.log(volume / n_atoms + 0.01), torch.log(n_atoms.to(volume))], 1)
+    return torch.cat([logs, lengths, cosines], 1)
 
 
 def time_features(time: Float[Tensor, " crystals"], channels: int) -> Float[Tensor, "crystals channels"]:

@@ -131,13 +131,13 @@ def flow_losses(
 ) -> Float64[Tensor, " 3"]:
     """Σ over coordinates, crystals and atoms of what step ``done`` + 1 of a flow costs.
 
-    coordinates: w_i d², or w_i (1 − cos d), of the difference d of angles, with `tempered` weights; lattice: v_i
-    times the mean squared difference of the nine entries; elements: K β₁ t ‖e − p‖², where they are not given. w, v
+    coordinates: w_i d², or w_i (1 − cos d), of the difference d of angles; lattice: v_i times the mean squared
+    difference of the nine entries, w and v `tempered`; elements: K β₁ t ‖e − p‖², where they are not given. w, v
     and the last are those of the flows.
     """
     angular = _angular(target, state, out, mask, config)
     w = tempered(model.coordinates.loss_weights(steps), config.loss.weight_power).to(done.device)[done]
-    v = model.lattice.loss_weights(steps).to(done.device)[done]
+    v = tempered(model.lattice.loss_weights(steps), config.loss.lattice_power).to(done.device)[done]
     lattice = (out.lattice - target.lattice).square().mean((1, 2)).double()
     t = (done / steps).to(target.types)
     types = model.types.loss(target.types, out.logits.softmax(-1), t[:, None]).double()

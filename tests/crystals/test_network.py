@@ -8,7 +8,7 @@ from scipy.stats import special_ortho_group
 
 from atomml.crystals.circle import wrap
 from atomml.crystals.config import CSPNetConfig
-from atomml.crystals.network import CSPNet, NetworkInput, fourier_features
+from atomml.crystals.network import CSPNet, NetworkInput, fourier_features, shape_of
 
 SMALL = CSPNetConfig(hidden=16, layers=2, frequencies=4, time_channels=8)
 K = 3
@@ -104,18 +104,18 @@ def test_a_pair_is_what_one_matrix_makes_of_all_its_features(net):
     """The first matrix of a pair is applied in parts: to both atoms, the crystal and the distance."""
     x, layer = beliefs(), net.layers[0]
     h = torch.randn((4, 5, SMALL.hidden), dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    metric = (x.lattice @ x.lattice.transpose(1, 2)).flatten(1)
+    whole = torch.randn((4, layer.sizes[2]), dtype=torch.float64)
     pair = torch.randn((4, 5, 5, layer.sizes[-1]), dtype=torch.float64)
     silu, normed = torch.nn.functional.silu, layer.norm(h)
     expected = h.clone()
     for b, n in enumerate(x.mask.sum(1).tolist()):
         for i in range(n):
             rows = torch.stack(
-                [torch.cat([normed[b, i], normed[b, j], metric[b], pair[b, i, j]]) for j in range(n)]
+                [torch.cat([normed[b, i], normed[b, j], whole[b], pair[b, i, j]]) for j in range(n)]
             )
             message = silu(layer.edge_out(silu(layer.edge_in(rows)))).mean(0)
             expected[b, i] += silu(layer.node_out(silu(layer.node_in(torch.cat([normed[b, i], message])))))
-    found, _ = layer(h, metric, pair, x.mask)
+    found, _ = layer(h, whole, pair, x.mask)
     torch.testing.assert_close(found[x.mask], expected[x.mask], rtol=0, atol=1e-12)
 
 
@@ -173,3 +173,12 @@ def test_bfloat16_products_keep_the_digits_of_lattices(net):
         out = single(x)
     assert out.lattice.dtype == torch.float32
     torch.testing.assert_close(out.lattice, single(x).lattice, rtol=0.1, atol=0.05)
+
+
+def test_the_shape_of_a_cell():
+    lattice = torch.tensor([[[2.0, 0, 0], [0, 3.0, 0], [0, 2.0, 2.0]], [[0, 0, 0]] * 3], dtype=torch.float64)
+    shape = shape_of(lattice, torch.tensor([4, 1]))
+    cosine = 1 / math.sqrt(2)
+    known = [math.log(12 / 4 + 0.01), math.log(4), 2, 3, math.sqrt(8), 0, cosine, 0]
+    torch.testing.assert_close(shape[0], torch.tensor(known, dtype=torch.float64))
+    torch.testing.assert_close(shape[1], torch.tensor([math.log(0.01)] + 7 * [0], dtype=torch.float64))
