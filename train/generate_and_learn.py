@@ -118,7 +118,7 @@ def text_of(content: dict[str, Any]) -> str:
             f"{1e3 * float(limit):.0f}",
             share_text(found["agree"]),
             *(found[key] for key in ("both", "only_first", "only_second", "neither", "unknown")),
-            *("–" if found[k] is None else f"{1e3 * found[k]:.1f}" for k in ("rmse", "bias")),
+            *("–" if found[k] is None else f"{1e3 * found[k]:.1f}" for k in ("median_error", "rmse")),
             "–" if found["z_rms"] is None else f"{found['z_rms']:.2f}",
         ]
         for arm, limits in content["decisions"].items()
@@ -144,7 +144,7 @@ def text_of(content: dict[str, Any]) -> str:
             "## Near the hull or not\n\nEnergies above the hull in meV/atom. What is true is the energy of the "
             "oracle after it has relaxed what the model relaxed; σ is that of the crystal's energy."
             + "".join(f" Phases that the model {arm} learning lost: {n}." for arm, n in lost.items() if n),
-            markdown_table([*header, "RMSE", "bias", "error/σ"], decisions),
+            markdown_table([*header, "median error", "RMSE", "error/σ"], decisions),
             f"## Novel crystals within {1e3 * content['limit']:.0f} meV/atom of the hull\n\nBy the oracle; model: "
             "of the last round. Neither known phases nor in the training set of the crystal model.",
             markdown_table(["formula", "space group", "model", "oracle", "found"], crystals)

@@ -98,9 +98,9 @@ def agreement(first: Screening, second: Screening, limit: float) -> dict[str, An
 
     Returns:
         ``agree`` (a `share`); the counts ``both``, ``only_first``, ``only_second`` and ``neither``; ``unknown``, the
-        crystals without a distance by one of them; ``rmse`` of the distances and ``bias``, first less second, in
-        eV/atom; ``z_rms``, the root mean square of the difference over the first one's σ of the crystal's energy
-        (None without σ).
+        crystals without a distance by one of them; in eV/atom ``rmse`` and ``median_error``, the median absolute
+        difference of the distances; ``z_rms``, the root mean square of the difference over the first one's σ of the
+        crystal's energy (None without σ).
     """
     pairs = zip(first.distances, second.distances, strict=True)
     above = np.array([[np.nan if d.value is None else d.value for d in pair] for pair in pairs]).reshape(
@@ -119,7 +119,7 @@ def agreement(first: Screening, second: Screening, limit: float) -> dict[str, An
         "neither": int((~one & ~two).sum()),
         "unknown": int((~known).sum()),
         "rmse": float(np.sqrt(np.mean(difference**2))) if known.any() else None,
-        "bias": float(difference.mean()) if known.any() else None,
+        "median_error": float(np.median(np.abs(difference))) if known.any() else None,
         "z_rms": float(np.sqrt(np.mean(z**2))) if len(z) else None,
     }
 

@@ -67,7 +67,7 @@ def test_agreement_counts_decisions_of_crystals_that_both_know():
     counts = [found[key] for key in ("both", "only_first", "only_second", "neither", "unknown")]
     assert counts == [1, 1, 1, 1, 1]
     assert found["rmse"] == pytest.approx(np.sqrt(np.mean(np.square([0, 0.03, 0.02, 0.1]))))
-    assert found["bias"] == pytest.approx((0.02 + 0.1 - 0.03) / 4)
+    assert found["median_error"] == pytest.approx(0.025)
     assert found["z_rms"] == pytest.approx(np.sqrt(np.mean(np.square([0, 3, 1, 1]))))
 
 
@@ -75,7 +75,7 @@ def test_agreement_about_nothing_has_no_numbers():
     found = agreement(screening([None]), screening([0.1]), 0.03)
     assert found["agree"]["fraction"] is None
     assert found["unknown"] == 1
-    assert found["rmse"] is found["bias"] is found["z_rms"] is None
+    assert found["rmse"] is found["median_error"] is found["z_rms"] is None
 
 
 def test_discoveries_are_the_lowest_of_each_group_of_novel_converged_crystals():
