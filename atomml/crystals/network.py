@@ -87,9 +87,9 @@ class CSPNet(nn.Module):
     x̂_i = wrap(m_i + W_x LN h_i),   L̂ = (W_L mean_i LN h_i) μ,   logits_i = W_a LN h_i
 
     With ``distances``, functions of the distances between i and the images n of j, Σ_n g(r_ijn), stand beside the
-    Fourier features, see `images_within`, and `shape_of` the cell, volume per atom first, beside μ μᵀ. With
-    ``refine``, m moves after every layer (see `Move`) instead of once at the end, and the next layer sees the new
-    distances.
+    Fourier features, see `images_within`, and `shape_of` the cell, volume per atom first, beside μ μᵀ; W_L is a
+    perceptron that sees the cell too. With ``refine``, m moves after every layer (see `Move`) instead of once at the
+    end, and the next layer sees the new distances.
 
     Coordinates move with any translation of m, L̂ with any rotation or mirror of μ (from the right), all with any
     permutation of the atoms.
@@ -115,7 +115,9 @@ class CSPNet(nn.Module):
             self.moves = nn.ModuleList(Move(hidden, config.distances) for _ in range(config.layers))
         else:
             self.coordinates = nn.Linear(hidden, 3, bias=False)
-        self.lattice = nn.Linear(hidden, 9, bias=False)
+        self.lattice: nn.Module = nn.Linear(hidden, 9, bias=False)
+        if config.distances:
+            self.lattice = nn.Sequential(nn.Linear(hidden + whole, hidden), nn.SiLU(), nn.Linear(hidden, 9))
         self.types = nn.Linear(hidden, n_elements)
 
     def forward(self, x: NetworkInput) -> NetworkOutput:
@@ -138,7 +140,10 @@ class CSPNet(nn.Module):
         h = self.norm(h)
         if self.moves is None:
             mean = mean + self.coordinates(h)
-        factor = self.lattice(_mean_over_atoms(h, x.mask)).unflatten(1, (3, 3))
+        pooled = _mean_over_atoms(h, x.mask)
+        if self.distances:
+            pooled = torch.cat([pooled, whole], 1)
+        factor = self.lattice(pooled).unflatten(1, (3, 3))
         return NetworkOutput(wrap(mean), _product(factor.to(x.lattice), x.lattice), self.types(h))
 
     def _geometry(self, mean: Float[Tensor, "crystals atoms 3"], x: NetworkInput) -> Geometry:
