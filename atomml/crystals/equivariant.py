@@ -31,7 +31,7 @@ from torch.nn.functional import pad, silu
 
 from atomml.crystals.circle import wrap
 from atomml.crystals.config import EquivariantConfig
-from atomml.crystals.network import NetworkInput, NetworkOutput, fourier_features, time_features
+from atomml.crystals.network import NetworkInput, NetworkOutput, dual_of, fourier_features, time_features
 from atomml.graph.atom_graph import EdgeIndex
 from atomml.kernels.coupling import Grouping
 from atomml.kernels.cp_factors import load_factors, load_group_factors
@@ -47,8 +47,6 @@ REACH = 2.0
 """Distance, in units of the scaled lattice, up to which the radial functions tell most."""
 SOFT = 0.1
 """Distance below which directions fade: r = √(tr T + 0.1²)."""
-FLAT = 0.05
-"""Added to μ μᵀ before it is inverted: lattices of noise are flat."""
 
 
 class Pairs(NamedTuple):
@@ -104,9 +102,7 @@ class EquivariantNet(nn.Module):
         mask, lattice = x.mask, x.lattice
         crystal = mask.nonzero()[:, 0]
         with torch.autocast(lattice.device.type, enabled=False):  # lattices need more than three digits
-            pairs = self._pairs(x)
-            flat = FLAT * torch.eye(3, dtype=lattice.dtype, device=lattice.device)
-            dual = torch.linalg.inv_ex(_metric(lattice) + flat).inverse @ lattice
+            pairs, dual = self._pairs(x), dual_of(lattice)
         time = time_features(x.time, self.time_channels)[crystal]
         scalars = self.first(torch.cat([self.embedding(x.types[mask]), time, x.feature[mask]], -1))
         if x.condition is not None:

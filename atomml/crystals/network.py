@@ -19,8 +19,18 @@ from atomml.crystals.config import CSPNetConfig
 from atomml.crystals.images import Images, images_within
 from atomml.shapes import Bool, Float, Int64, Tensor
 
-__all__ = ["CSPNet", "NetworkInput", "NetworkOutput", "fourier_features"]
+__all__ = [
+    "CSPNet",
+    "NetworkInput",
+    "NetworkOutput",
+    "dual_of",
+    "fourier_features",
+    "shape_of",
+    "time_features",
+]
 
+FLAT = 0.05
+"""Added to μ μᵀ before it is inverted: lattices of noise are flat."""
 SHAPE = 8
 """Numbers that say what shape a cell has."""
 PULLS = 4
@@ -87,9 +97,10 @@ class CSPNet(nn.Module):
     x̂_i = wrap(m_i + W_x LN h_i),   L̂ = (W_L mean_i LN h_i) μ,   logits_i = W_a LN h_i
 
     With ``distances``, functions of the distances between i and the images n of j, Σ_n g(r_ijn), stand beside the
-    Fourier features, see `images_within`, and `shape_of` the cell, volume per atom first, beside μ μᵀ; W_L is a
-    perceptron that sees the cell too. With ``refine``, m moves after every layer (see `Move`) instead of once at the
-    end, and the next layer sees the new distances.
+    Fourier features, see `images_within`, and `shape_of` the cell, volume per atom first, beside μ μᵀ. Then
+    L̂ = F μ + G (μ μᵀ + 0.05)⁻¹ μ, F and G from a perceptron of mean_i LN h_i and the cell: the second term is where
+    a volume that is known corrects noise. With ``refine``, m moves after every layer (see `Move`) instead of once at
+    the end, and the next layer sees the new distances.
 
     Coordinates move with any translation of m, L̂ with any rotation or mirror of μ (from the right), all with any
     permutation of the atoms.
@@ -117,7 +128,7 @@ class CSPNet(nn.Module):
             self.coordinates = nn.Linear(hidden, 3, bias=False)
         self.lattice: nn.Module = nn.Linear(hidden, 9, bias=False)
         if config.distances:
-            self.lattice = nn.Sequential(nn.Linear(hidden + whole, hidden), nn.SiLU(), nn.Linear(hidden, 9))
+            self.lattice = nn.Sequential(nn.Linear(hidden + whole, hidden), nn.SiLU(), nn.Linear(hidden, 18))
         self.types = nn.Linear(hidden, n_elements)
 
     def forward(self, x: NetworkInput) -> NetworkOutput:
@@ -140,11 +151,22 @@ class CSPNet(nn.Module):
         h = self.norm(h)
         if self.moves is None:
             mean = mean + self.coordinates(h)
+        return NetworkOutput(wrap(mean), self._lattice(h, whole, x), self.types(h))
+
+    def _lattice(
+        self,
+        h: Float[Tensor, "crystals atoms hidden"],
+        whole: Float[Tensor, "crystals whole"],
+        x: NetworkInput,
+    ) -> Float[Tensor, "crystals 3 3"]:
+        """L̂, from normed features and the cell."""
         pooled = _mean_over_atoms(h, x.mask)
-        if self.distances:
-            pooled = torch.cat([pooled, whole], 1)
-        factor = self.lattice(pooled).unflatten(1, (3, 3))
-        return NetworkOutput(wrap(mean), _product(factor.to(x.lattice), x.lattice), self.types(h))
+        if not self.distances:
+            return _product(self.lattice(pooled).unflatten(1, (3, 3)).to(x.lattice), x.lattice)
+        factor, rest = (
+            self.lattice(torch.cat([pooled, whole], 1)).to(x.lattice).unflatten(1, (2, 3, 3)).unbind(1)
+        )
+        return _product(factor, x.lattice) + _product(rest, dual_of(x.lattice))
 
     def _geometry(self, mean: Float[Tensor, "crystals atoms 3"], x: NetworkInput) -> Geometry:
         """Of atoms at ``mean``; gradients do not go through it."""
@@ -233,6 +255,13 @@ def fourier_features(angle: Float[Tensor, "*pairs 3"], frequencies: int) -> Floa
     k = torch.arange(frequencies, dtype=angle.dtype, device=angle.device)
     phase = (angle.detach()[..., None] * k).flatten(-2)
     return torch.cat([phase.sin(), phase.cos()], -1)
+
+
+def dual_of(lattice: Float[Tensor, "crystals 3 3"]) -> Float[Tensor, "crystals 3 3"]:
+    """(μ μᵀ + 0.05)⁻¹ μ: the reciprocal vectors of μ, bounded where it is flat."""
+    with torch.autocast(lattice.device.type, enabled=False):
+        flat = FLAT * torch.eye(3, dtype=lattice.dtype, device=lattice.device)
+        return torch.linalg.inv_ex(lattice @ lattice.transpose(1, 2) + flat).inverse @ lattice
 
 
 def shape_of(

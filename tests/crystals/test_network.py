@@ -8,7 +8,7 @@ from scipy.stats import special_ortho_group
 
 from atomml.crystals.circle import wrap
 from atomml.crystals.config import CSPNetConfig
-from atomml.crystals.network import CSPNet, NetworkInput, fourier_features, shape_of
+from atomml.crystals.network import CSPNet, NetworkInput, dual_of, fourier_features, shape_of
 
 SMALL = CSPNetConfig(hidden=16, layers=2, frequencies=4, time_channels=8)
 K = 3
@@ -182,3 +182,12 @@ def test_the_shape_of_a_cell():
     known = [math.log(12 / 4 + 0.01), math.log(4), 2, 3, math.sqrt(8), 0, cosine, 0]
     torch.testing.assert_close(shape[0], torch.tensor(known, dtype=torch.float64))
     torch.testing.assert_close(shape[1], torch.tensor([math.log(0.01)] + 7 * [0], dtype=torch.float64))
+
+
+def test_the_dual_of_a_lattice_is_its_reciprocal_and_bounded_where_it_is_flat():
+    lattice = 20 * torch.randn((2, 3, 3), dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(
+        dual_of(lattice) @ lattice.transpose(1, 2), torch.eye(3).double().expand(2, 3, 3), rtol=0, atol=0.01
+    )
+    assert dual_of(0 * lattice).abs().max() == 0
+    assert torch.linalg.matrix_norm(dual_of(1e-3 * lattice), ord=2).max() <= 0.5 / math.sqrt(0.05) + 1e-9
