@@ -1,7 +1,7 @@
 """Generate and learn: lithium halides of a crystal model, relaxed by a potential that learns those it is not sure of.
 
-    python train/generate_and_learn.py [--n 4] [--seed 7] [--limit 0.025] [--config FILE] [--start DIR]
-        [--out FILE] [--set KEY=VALUE ...]
+    python train/generate_and_learn.py [--n 4] [--seed 7] [--limit 0.025] [--steps 500] [--config FILE]
+        [--start DIR] [--out FILE] [--set KEY=VALUE ...]
 
 The loop of ``generate_and_learn.yaml`` begins with the 40 frames of ``active_li_halide_start.yaml`` (made in
 ``--start`` unless they are there, or given by ``--set start.labelled=...``). Then the crystal model proposes anew,
@@ -34,7 +34,7 @@ from atomml.active.config import ActiveConfig, load_active_config
 from atomml.active.explore.config import CrystalsExplorer
 from atomml.active.loop import run_active
 from atomml.bench import machine
-from atomml.calculators import calculator_name, make_calculator
+from atomml.calculators import AnyCalculator, calculator_name, make_calculator
 from atomml.cli.train import parse_settings
 from atomml.crystals.evaluate.novelty import novelty
 from atomml.crystals.evaluate.shares import share_text
@@ -77,11 +77,12 @@ def proposals(config: ActiveConfig, n: int, seed: int) -> list[Atoms]:
     return found
 
 
-def judge(crystals: Sequence[Atoms], phases: Sequence[Atoms], model: Path, config: ActiveConfig) -> Judged:
+def judge(
+    crystals: Sequence[Atoms], phases: Sequence[Atoms], model: Path, oracle: AnyCalculator, steps: int
+) -> Judged:
     """The crystals relaxed by a model, and from there by the labeller's calculator."""
-    by_model = screen(crystals, phases, model)
-    oracle = make_calculator(config.label.calculator)
-    return Judged(by_model, screen(by_model.structures, phases, oracle))
+    by_model = screen(crystals, phases, model, steps=steps)
+    return Judged(by_model, screen(by_model.structures, phases, make_calculator(oracle), steps=steps))
 
 
 def _formula(atoms: Atoms) -> str:
@@ -192,6 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=4)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--limit", type=float, default=0.025)
+    parser.add_argument("--steps", type=int, default=500, help="most steps of a relaxation")
     parser.add_argument("--config", type=Path, default=HERE / "generate_and_learn.yaml")
     parser.add_argument("--start", type=Path, default=Path("runs/active_li_halide"))
     parser.add_argument("--out", type=Path, default=Path("runs/generate_and_learn/generate_and_learn.json"))
@@ -213,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     models = {"before": folder / FIRST_MODEL, "after": Path(loop["model"])}
     judged = {}
     for arm, model in models.items():
-        judged[arm] = judge(crystals, phases, model, config)
+        judged[arm] = judge(crystals, phases, model, config.label.calculator, options.steps)
         found = agreement(*judged[arm], options.limit)
         say(f"{arm} learning: same decision as the oracle for {share_text(found['agree'])}")
     rows = {arm: rows_of(both, known) for arm, both in judged.items()}
