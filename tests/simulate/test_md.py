@@ -106,7 +106,7 @@ def test_files_of_a_run(potential, copper, tmp_path):
         copper, potential, temperature=300.0, steps=25, timestep=1.0, log_every=10, out_dir=tmp_path
     )
     names = {p.name for p in tmp_path.iterdir()}
-    assert names == {"log.csv", "trajectory.extxyz", "state.npz", "summary.json", "md.png"}
+    assert names == {".lock", "log.csv", "trajectory.extxyz", "state.npz", "summary.json", "md.png"}
     frames = read(tmp_path / "trajectory.extxyz", ":")
     assert [f.info["step"] for f in frames] == [0, 10, 20, 25]
     assert not frames[0].constraints
