@@ -144,8 +144,8 @@ def refuse_other_run(state: State, atoms: Atoms, config: MDConfig, model: str, f
         raise ConfigError(
             f"The run to resume had another model (fingerprint {state.model}, this one {model}).",
             where=str(folder),
-            fix="give the model file, the dtype and the calibration that the run was started with, and deviations only "
-            "if it had them, or start a new run in another folder from its last frame",
+            fix="give the model file, the dtype and the calibration that the run was started with, and deviations "
+            "only if it had them, or start a new run in another folder from its last frame",
         )
 
 
