@@ -208,8 +208,8 @@ convert(sources, out)
 def test_killed_at_any_point_and_resumed_gives_the_same_bytes(sources, tmp_path, rng):
     convert(sources, tmp_path / "through" / "out")
     expected = content(tmp_path / "through" / "out")
-    points = sorted({1, *(int(k) for k in rng.integers(2, 170, size=9))})
-    assert len(points) >= 9
+    points = sorted({1, *(int(k) for k in rng.integers(2, 170, size=5))})
+    assert len(points) >= 5
     killed = 0
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
@@ -223,7 +223,7 @@ def test_killed_at_any_point_and_resumed_gives_the_same_bytes(sources, tmp_path,
             convert(sources, out)
         assert content(out) == expected
         assert [path.name for path in out.parent.iterdir()] == ["out"]
-    assert killed >= 7
+    assert killed >= 4
 
 
 def test_processes_end_when_the_conversion_is_killed(sources, tmp_path):
