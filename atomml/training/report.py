@@ -252,8 +252,8 @@ def write_evaluation(
         text += outside_section(outside) + "\n"
         text += _figures(outside.evaluation, out_dir, f"{name}_ood", e0) + "\n\n"
     text += _provenance(provenance or {})
-    (out_dir / f"{name}.md").write_text("# Evaluation\n\n" + text, encoding="utf-8")
-    (out_dir / f"{name}.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+    replace_file(out_dir / f"{name}.md", ("# Evaluation\n\n" + text).encode())
+    replace_file(out_dir / f"{name}.json", json.dumps(numbers, indent=1).encode())
     return numbers
 
 
@@ -310,8 +310,8 @@ def write_run_report(
         lines += [evaluation_section(name, evaluation), *drawn]
         lines += [f"Numbers: `metrics.json`, `figures/{name}_frames.csv`, `figures/{name}.npz`.", ""]
     lines.append(_provenance(provenance))
-    (run_dir / "report.md").write_text("\n".join(lines), encoding="utf-8")
-    (run_dir / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    replace_file(run_dir / "report.md", "\n".join(lines).encode())
+    replace_file(run_dir / "metrics.json", json.dumps(metrics, indent=1).encode())
     return metrics
 
 
