@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from atomml.errors import ConfigError, DataError
-from atomml.records import append_line, is_locked, line_of, lock_file, record_of
+from atomml.records import RecordFile, is_locked, record_of
 
 __all__ = ["JOURNAL", "Journal", "Record", "is_running", "read_journal"]
 
@@ -18,7 +18,7 @@ Record = dict[str, Any]
 """``number``, ``round``, ``step``, ``facts`` that an equal run has too, and ``timing``, which differs."""
 
 
-class Journal:
+class Journal(RecordFile):
     """Append-only records in ``folder/journal.jsonl``; only one process can have it open.
 
     Lines are those of `atomml.records`. A last line that is not whole, which a kill or a full disk leaves, is cut off
@@ -33,29 +33,18 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.path = folder, folder / JOURNAL
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(folder / LOCK)
-            self.records, self._size = _parse(self.path)
-            self._file = self.path.open("ab", buffering=0)
-            self.cut = self.path.stat().st_size - self._size
-            self._file.truncate(self._size)
-        except OSError as error:
-            raise _unwritable(folder, error) from error
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let other processes have it."""
-        self._file.close()
-        self._lock.close()
+        self.folder = folder
+        busy = ConfigError(
+            "Another process is at work in this folder.",
+            where=str(folder),
+            fix="wait for it or stop it; `atomml active status` shows what it does",
+        )
+        super().__init__(
+            folder / JOURNAL, lock=folder / LOCK, busy=busy, unwritable=partial(_unwritable, folder / JOURNAL)
+        )
+        self.records, self.size = _parse(self.path)
+        self.cut = self.path.stat().st_size - self.size
+        self.file.truncate(self.size)
 
     def append(
         self, round_: int, step: str, facts: Mapping[str, Any], timing: Mapping[str, Any] | None = None
@@ -66,12 +55,7 @@ class Journal:
             DataError: it cannot be written; the journal is as it was before.
         """
         record = {"number": len(self.records), "version": VERSION, "round": round_, "step": step}
-        line = line_of(record | {"facts": dict(facts), "timing": dict(timing or {})})
-        try:
-            append_line(self._file, line, self._size)
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
-        self._size += len(line)
+        line = self.write_record(record | {"facts": dict(facts), "timing": dict(timing or {})})
         record = record_of(line) or {}  # exactly what a later reader gets
         self.records.append(record)
         return record
@@ -130,17 +114,6 @@ def _parse(path: Path) -> tuple[list[Record], int]:
         records.append(record)
         size += len(line)
     return records, size
-
-
-def _locked(path: Path) -> BinaryIO:
-    try:
-        return lock_file(path)
-    except BlockingIOError:
-        raise ConfigError(
-            "Another process is at work in this folder.",
-            where=str(path.parent),
-            fix="wait for it or stop it; `atomml active status` shows what it does",
-        ) from None
 
 
 def _unwritable(path: Path, error: OSError) -> DataError:

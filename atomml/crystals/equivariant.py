@@ -102,7 +102,7 @@ class EquivariantNet(nn.Module):
         mask, lattice = x.mask, x.lattice
         crystal = mask.nonzero()[:, 0]
         with torch.autocast(lattice.device.type, enabled=False):  # lattices need more than three digits
-            pairs, dual = self._pairs(x), dual_of(lattice)
+            pairs = self._pairs(x)
         time = time_features(x.time, self.time_channels)[crystal]
         scalars = self.first(torch.cat([self.embedding(x.types[mask]), time, x.feature[mask]], -1))
         if x.condition is not None:
@@ -113,7 +113,7 @@ class EquivariantNet(nn.Module):
             h = layer(h, pairs)
         h = self.norm(h)
         scalars, vectors = h[:, 0], self.vectors(h[:, 1:4]).transpose(1, 2).to(lattice)
-        shift = self.coordinates(scalars) + (dual[crystal] * vectors[:, :1]).sum(2)
+        shift = self.coordinates(scalars) + (dual_of(lattice)[crystal] * vectors[:, :1]).sum(2)
         parts = torch.cat([self.lattice(scalars).to(lattice), vectors[:, 1:].flatten(1)], 1)
         factor, rest = (
             (_padded(parts, mask).sum(1) / mask.sum(1, keepdim=True)).unflatten(1, (2, 3, 3)).unbind(1)

@@ -11,19 +11,18 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 
 from atomml.errors import DataError
-from atomml.files import sync_folder
 from atomml.labelling.config import AnyLabelCalculator
 from atomml.labelling.identity import labeller_identity
 from atomml.labelling.outcome import LabelOutcome, outcome_from_json, outcome_to_json
-from atomml.records import append_line, line_of, lock_file, record_of
+from atomml.records import RecordFile, record_of
 from atomml.shapes import ndarray
 
 __all__ = ["TOTALS", "LabelCache", "electronic_state", "identity_digest", "label_key", "structure_key"]
@@ -87,7 +86,7 @@ def _rounded(lengths: ndarray) -> ndarray:
     return np.rint(np.asarray(lengths, dtype=np.float64) / RESOLUTION) + 0.0  # no negative zero
 
 
-class LabelCache:
+class LabelCache(RecordFile):
     """Outcomes by key, on disk; one process at a time.
 
     A context manager; `close` gives the folder free. Keys and places of the lines are in memory, outcomes are
@@ -102,19 +101,20 @@ class LabelCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        busy = DataError(
+            "Another process uses this label cache.", where=str(folder), fix="wait for it, or stop it"
+        )
+        super().__init__(
+            self.folder / NAME,
+            lock=self.folder / "lock",
+            busy=busy,
+            unwritable=partial(_refused, self.folder),
+        )
         self._places: dict[str, tuple[int, int]] = {}
         self._failed: set[str] = set()
-        self._size = 0
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self.folder)
-            self._file = (self.folder / NAME).open("a+b", buffering=0)
-            sync_folder(self.folder)
-            self.problems = tuple(self._read())
-        except OSError as error:
-            raise _refused(self.folder, error) from error
+        self.problems = tuple(self._read())
         for problem in self.problems:
-            warnings.warn(f"{self.folder / NAME}: {problem}", stacklevel=2)
+            warnings.warn(f"{self.path}: {problem}", stacklevel=2)
 
     problems: tuple[str, ...]
     """What was wrong with the file when it was opened: a torn last line (cut off), damaged lines (left out)."""
@@ -124,19 +124,6 @@ class LabelCache:
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
-
-    def __enter__(self) -> LabelCache:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give the folder free."""
-        self._file.close()
-        self._lock.close()
 
     def keys(self) -> tuple[str, ...]:
         """Of all labels and final failures, in the order of their arrival."""
@@ -152,12 +139,12 @@ class LabelCache:
             return None
         place, size = self._places[key]
         try:
-            record = record_of(os.pread(self._file.fileno(), size, place))
+            record = record_of(os.pread(self.file.fileno(), size, place))
         except OSError as error:
             raise _refused(self.folder, error) from error
         if record is None:
             raise DataError(
-                "A record of the label cache was altered while it was in use.", where=str(self.folder / NAME)
+                "A record of the label cache was altered while it was in use.", where=str(self.path)
             )
         return outcome_from_json(record)
 
@@ -169,23 +156,18 @@ class LabelCache:
         Raises:
             DataError: the disk is full or refuses; the file is as it was before.
         """
-        self._append(outcome_to_json(outcome))
+        self._keep(outcome_to_json(outcome))
 
     def forget_failures(self) -> int:
         """Try final failures again when they are asked for; returns how many there were."""
         count = len(self._failed)
         if count:
-            self._append({"forget": "failures"})
+            self._keep({"forget": "failures"})
         return count
 
-    def _append(self, record: dict[str, Any]) -> None:
-        line, place = line_of(record), self._size
-        try:
-            append_line(self._file, line, place)
-        except OSError as error:
-            raise _refused(self.folder, error) from error
-        self._size += len(line)
-        self._note(record, place, len(line))
+    def _keep(self, record: dict[str, Any]) -> None:
+        place = self.size
+        self._note(record, place, len(self.write_record(record)))
 
     def _note(self, record: dict[str, Any], place: int, size: int) -> None:
         if "forget" in record:
@@ -201,32 +183,23 @@ class LabelCache:
     def _read(self) -> Iterator[str]:
         """Note every record; yields what is wrong with the file."""
         damaged = 0
-        with (self.folder / NAME).open("rb") as file:
+        with self.path.open("rb") as file:
             for line in file:
                 record = record_of(line)
                 if record is not None:
-                    self._note(record, self._size, len(line))
+                    self._note(record, self.size, len(line))
                 elif line.endswith(b"\n"):
                     damaged += 1
                 else:
-                    self._file.truncate(self._size)
+                    self.file.truncate(self.size)
                     yield (
                         f"the last record was torn by a kill or a full disk; {len(line)} bytes were cut off, "
                         "the label will be computed again"
                     )
                     break
-                self._size += len(line)
+                self.size += len(line)
         if damaged:
             yield f"{damaged} damaged records were left out; their labels will be computed again"
-
-
-def _locked(folder: Path) -> BinaryIO:
-    try:
-        return lock_file(folder / "lock")
-    except BlockingIOError:
-        raise DataError(
-            "Another process uses this label cache.", where=str(folder), fix="wait for it, or stop it"
-        ) from None
 
 
 def _refused(folder: Path, error: OSError) -> DataError:

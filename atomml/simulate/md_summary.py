@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from atomml.files import write_atomically
 from atomml.shapes import Float64, ndarray
 from atomml.simulate.md_config import MDConfig
+from atomml.training.report import png_of
 
 __all__ = ["drift", "summarise", "write_summary"]
 
@@ -93,11 +93,11 @@ def write_summary(
     """
     write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode())
     if figure:
-        write_atomically(folder / "md.png", _drawn(summary, log))
+        write_atomically(folder / "md.png", png_of(_drawn(summary, log)))
 
 
-def _drawn(summary: dict[str, Any], log: Mapping[str, NDArray[np.float64]]) -> bytes:
-    """Temperature and energies against time, as PNG."""
+def _drawn(summary: dict[str, Any], log: Mapping[str, NDArray[np.float64]]) -> Figure:
+    """Temperature and energies against time."""
     figure = Figure(figsize=(7, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     time = log["time_fs"] / 1000.0
@@ -113,6 +113,4 @@ def _drawn(summary: dict[str, Any], log: Mapping[str, NDArray[np.float64]]) -> b
     lower.set_ylabel("energy change (meV/atom)")
     lower.set_xlabel("time (ps)")
     lower.legend(frameon=False)
-    image = io.BytesIO()
-    figure.savefig(image, dpi=130, format="png")
-    return image.getvalue()
+    return figure

@@ -7,8 +7,8 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from ase import Atoms
@@ -16,7 +16,7 @@ from ase.io.extxyz import write_extxyz
 
 from atomml.errors import ConfigError, DataError
 from atomml.files import write_atomically
-from atomml.records import append_line, line_of, lock_file, record_of
+from atomml.records import RecordFile, record_of
 from atomml.simulate.relax import RelaxResult
 from atomml.training.checkpoint import differences
 
@@ -32,7 +32,7 @@ class Finished(NamedTuple):
     frame: str
 
 
-class RelaxJournal:
+class RelaxJournal(RecordFile):
     """Finished structures in ``path``, one line each; every one is on the disk before the next is relaxed.
 
     Lines are those of `atomml.records`: the settings, the structures in the order in which they were done, and that
@@ -57,42 +57,21 @@ class RelaxJournal:
     def __init__(
         self, path: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bool = False
     ) -> None:
-        self.path, self.done = path, dict[int, Finished]()
+        busy = ConfigError(
+            "Another process relaxes structures into this file.",
+            where=str(path),
+            fix="wait for it or stop it, or choose another --out",
+        )
+        super().__init__(path, lock=path, busy=busy, unwritable=partial(_unwritable, path))
+        self.done = dict[int, Finished]()
         now = json.loads(json.dumps(settings))
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = lock_file(path)
-            self._file = path.open("ab", buffering=0)
-            content = path.read_bytes()
-        except BlockingIOError:
-            raise ConfigError(
-                "Another process relaxes structures into this file.",
-                where=str(path),
-                fix="wait for it or stop it, or choose another --out",
-            ) from None
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        self._size = content.rfind(b"\n") + 1
-        try:
-            self._read(content[: self._size], now, resume=resume, overwrite=overwrite)
-            if not self._size:
-                self._append({"version": VERSION, "settings": now})
+            self._read(now, resume=resume, overwrite=overwrite)
+            if not self.size:
+                self.write_record({"version": VERSION, "settings": now})
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> RelaxJournal:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let other processes have it."""
-        self._file.close()
-        self._lock.close()
 
     def append(self, result: RelaxResult) -> None:
         """Add a finished structure.
@@ -101,23 +80,24 @@ class RelaxJournal:
             DataError: it cannot be written (the disk is full); what is finished is safe.
         """
         finished = _finished(result)
-        self._append({"row": finished.row, "frame": finished.frame})
+        self.write_record({"row": finished.row, "frame": finished.frame})
         self.done[result.index] = finished
 
     def write(self, path: Path) -> list[Path]:
         """Write the results in the order of the structures, see `write_relaxed`, and that they are written."""
         paths = write_finished([self.done[index] for index in sorted(self.done)], path)
-        self._append({"written": True})
+        self.write_record({"written": True})
         return paths
 
-    def _read(self, content: bytes, now: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+    def _read(self, now: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+        content = self.path.read_bytes()
+        content = content[: content.rfind(b"\n") + 1]
         head, *lines = [record_of(line) for line in content.splitlines(keepends=True)] or [None]
         records = [record for record in lines if record is not None]
         found = {record["row"]["index"]: _read_back(record) for record in records if "row" in record}
         written = any("written" in record for record in records)
         if overwrite or not found or (written and not resume):
-            self._size = 0
-            return
+            return  # and begin anew
         if not resume:
             raise ConfigError(
                 f"There is an unfinished relaxation: {len(found)} structures are done.",
@@ -125,15 +105,7 @@ class RelaxJournal:
                 fix="--resume goes on with the rest, --overwrite discards them, --out FILE writes elsewhere",
             )
         _refuse_other(head or {}, now, self.path)
-        self.done = found
-
-    def _append(self, record: Mapping[str, Any]) -> None:
-        line = line_of(record)
-        try:
-            append_line(self._file, line, self._size)
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
-        self._size += len(line)
+        self.done, self.size = found, len(content)
 
 
 def write_relaxed(results: Sequence[RelaxResult], path: str | Path) -> list[Path]:

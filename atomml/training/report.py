@@ -36,6 +36,7 @@ __all__ = [
     "metrics_table",
     "outside_section",
     "parity_figure",
+    "png_of",
     "save_figure",
     "write_evaluation",
     "write_run_report",
@@ -52,16 +53,21 @@ ELEMENT_COLUMNS = {
 UNITS = {"energy": "eV", "energy_per_atom": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³"}
 
 
+def png_of(figure: Figure) -> bytes:
+    """A figure drawn without a display and without matplotlib's global state."""
+    FigureCanvasAgg(figure)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=130, format="png")
+    return image.getvalue()
+
+
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all, without a display and without matplotlib's global state.
+    """Write a PNG, whole or not at all.
 
     Raises:
         OSError: the disk is full or the folder cannot be written.
     """
-    FigureCanvasAgg(figure)
-    image = io.BytesIO()
-    figure.savefig(image, dpi=130, format="png")
-    replace_file(path, image.getvalue())
+    replace_file(path, png_of(figure))
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
